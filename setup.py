@@ -1,0 +1,68 @@
+"""Compiles kserve/_*.pyx. Everything else about the package is in pyproject.toml.
+
+KSERVE_BUILD chooses how: release (the default), debug, asan, coverage, or none (no extensions: an editable
+install that only makes the metadata and the command). Each way has its own directory below build/, so that
+objects of two ways never mix.
+"""
+
+import os
+from typing import NamedTuple
+
+from setuptools import Extension, setup
+
+# What Cython's own output and CPython's headers set off, not what we write.
+QUIET = ["unused-function", "unused-parameter", "missing-field-initializers", "cast-function-type"]
+WARNINGS = ["-Wall", "-Wextra", *(f"-Wno-{name}" for name in QUIET)]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+
+
+class Build(NamedTuple):
+    """One way to compile: gcc's flags, C macros, and the Cython directives that differ."""
+
+    flags: list[str]
+    macros: list[tuple[str, str]]
+    directives: dict[str, bool]
+
+
+# The same in every build, because results depend on them; the last two keep unwanted names out of the modules.
+COMMON = {"wraparound": False, "cdivision": True, "auto_pickle": False, "autotestdict": False}
+UNCHECKED = {"boundscheck": False, "initializedcheck": False, "nonecheck": False}
+CHECKED = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
+BUILDS = {
+    "release": Build(["-O3"], [], UNCHECKED),
+    "debug": Build(["-O1", "-g", "-Werror"], [("KSERVE_DEBUG", "1")], CHECKED),
+    "asan": Build(["-O1", "-g", "-Werror", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
+    "coverage": Build(["-O1"], [("CYTHON_TRACE_NOGIL", "1")], CHECKED | {"linetrace": True}),
+}
+
+
+def extensions(mode: str) -> list[Extension]:
+    """The extension modules, as C files below build/MODE."""
+    import numpy
+    from Cython.Build import cythonize
+
+    build = BUILDS[mode]
+    every = Extension(
+        "kserve.*",
+        ["kserve/_*.pyx"],
+        include_dirs=[numpy.get_include(), "kserve"],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *build.macros],
+        extra_compile_args=[*WARNINGS, *build.flags],
+        extra_link_args=SANITIZE if mode == "asan" else [],
+    )
+    return cythonize(
+        [every],
+        build_dir=f"build/{mode}",
+        language_level=3,
+        compiler_directives=COMMON | build.directives,
+    )
+
+
+mode = os.environ.get("KSERVE_BUILD", "release")
+if mode not in {*BUILDS, "none"}:
+    raise SystemExit(f"KSERVE_BUILD={mode!r} is not one of {', '.join(BUILDS)}, none")
+
+setup(
+    ext_modules=[] if mode == "none" else extensions(mode),
+    options={"build": {"build_base": f"build/{mode}"}, "build_ext": {"parallel": os.cpu_count()}},
+)
