@@ -4,10 +4,9 @@ PORT ?= 8080
 DATA ?= data
 PROFILES ?=
 MODE = release
-MODES := release debug asan coverage
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install --no-build-isolation
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install --no-build-isolation
 COMPILED := $(wildcard kserve/*.pyx kserve/*.pxd kserve/*.h)
 PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
@@ -33,7 +32,7 @@ lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-li
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest $(patsubst kserve/%.pyx,kserve.%,$(wildcard kserve/_*.pyx))
+	$(BIN)/python -m mypy.stubtest $(patsubst kserve/%.pyi,kserve.%,$(wildcard kserve/_*.pyi))
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(wildcard kserve/*.pyx kserve/*.pxd)
 	$(BIN)/lint-imports --no-cache
 
@@ -43,20 +42,24 @@ bench: build .venv/.deps-bench ## the figures of the README, peers side by side 
 
 # debug and asan run the suite against a copy installed below build/, so that the tree keeps its release objects.
 IN_SITE = PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/build/$@/site' $(SANITIZER) $(BIN)/python
-define SUITE
-@$(IN_SITE) -c 'import kserve, sys; sys.exit("/build/$@/site/" not in kserve.__file__ and kserve.__file__)'
-$(IN_SITE) -m pytest -o timeout=600
-endef
+FROM_SITE = import kserve, sys; sys.exit("/build/$@/site/" not in kserve.__file__ and kserve.__file__)
 
 debug: build/debug/.site .venv/.deps-test ## the suite with bounds checks on
-	$(SUITE)
+	@$(IN_SITE) -c '$(FROM_SITE)'
+	$(IN_SITE) -m pytest
 
 # libstdc++ is preloaded too: without it ASan cannot wrap the exceptions of C++ libraries that are loaded later.
-# Leaks are not looked for: the interpreter frees little at exit.
-asan: SANITIZER = PYTHONMALLOC=malloc LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
-  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+# Leaks are not looked for: the interpreter frees little at exit. ASan reports to files, so that those of servers that
+# tests start are seen too; UBSan only to stderr, which pytest must therefore leave alone.
+REPORT = $(CURDIR)/build/asan/report
+asan: SANITIZER = PYTHONMALLOC=malloc \
+  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+  ASAN_OPTIONS='detect_leaks=0:abort_on_error=1:handle_sigbus=0:allocator_may_return_null=1:log_path=$(REPORT)' \
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 asan: build/asan/.site .venv/.deps-test ## the suite under AddressSanitizer and UBSan
-	$(SUITE)
+	@rm -f '$(REPORT)'.*
+	@$(IN_SITE) -c '$(FROM_SITE)'
+	$(IN_SITE) -m pytest -o timeout=600 --capture=sys; status=$$?; cat '$(REPORT)'.* 2>/dev/null && exit 1; exit $$status
 
 clean: ## remove all that these targets made, except DATA
 	rm -rf .venv build kserve_scores.egg-info kserve/*.so .benchmarks .hypothesis .import_linter_cache \
@@ -70,8 +73,9 @@ clean: ## remove all that these targets made, except DATA
 	@scripts/make-venv .venv
 	@touch $@
 
+BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
 .venv/.build: .venv/.made pyproject.toml
-	@$(PIP) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	@$(PIP) $$($(BIN)/python -c '$(BUILD_REQUIRES)')
 	@touch $@
 
 .venv/.deps: .venv/.build
@@ -84,24 +88,19 @@ clean: ## remove all that these targets made, except DATA
 	@KSERVE_BUILD=none $(PIP) --editable '.[$*]'
 	@touch $@
 
-# Cython does not notice that its directives have changed: begin anew.
-$(MODES:%=build/%/.begun): build/%/.begun: setup.py | .venv/.build
-	@rm -rf build/$*
-	@mkdir -p build/$*
-	@touch $@
-
 build/.mode: FORCE
 	@mkdir -p build
 	@echo '$(MODE)' | cmp -s - $@ || echo '$(MODE)' >$@
 
-build/.inplace: build/$(MODE)/.begun build/.mode .venv/.deps $(COMPILED)
+build/.inplace: build/.mode .venv/.deps setup.py $(COMPILED)
 	@echo 'compiling ($(MODE))'
 	@KSERVE_BUILD=$(MODE) $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 # Without the deletion, modules that are gone from the tree would stay in setuptools' copy.
-build/%/.site: build/%/.begun .venv/.deps $(PACKAGE)
+build/%/.site: .venv/.deps setup.py $(PACKAGE)
 	@echo 'compiling ($*)'
+	@mkdir -p build/$*
 	@find build/$* -name '*.py' -delete
 	@rm -rf build/$*/site
 	@KSERVE_BUILD=$* $(PIP) --no-deps --target build/$*/site .

@@ -6,13 +6,14 @@ objects of two ways never mix.
 """
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from setuptools import Extension, setup
 
 # What Cython's own output and CPython's headers set off, not what we write.
-QUIET = ["unused-function", "unused-parameter", "missing-field-initializers", "cast-function-type"]
-WARNINGS = ["-Wall", "-Wextra", *(f"-Wno-{name}" for name in QUIET)]
+QUIET = "unused-function unused-parameter missing-field-initializers cast-function-type discarded-qualifiers"
+WARNINGS = ["-Wall", "-Wextra", *(f"-Wno-{name}" for name in QUIET.split())]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 
 
@@ -31,9 +32,17 @@ CHECKED = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 BUILDS = {
     "release": Build(["-O3"], [], UNCHECKED),
     "debug": Build(["-O1", "-g", "-Werror"], [("KSERVE_DEBUG", "1")], CHECKED),
-    "asan": Build(["-O1", "-g", "-Werror", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
+    "asan": Build(["-O1", "-g", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
     "coverage": Build(["-O1"], [("CYTHON_TRACE_NOGIL", "1")], CHECKED | {"linetrace": True}),
 }
+
+
+def stale(mode: str) -> bool:
+    """Whether a shared declaration or a directive is newer than some C file: Cython does not always notice."""
+    shared = [Path("setup.py"), *Path("kserve").glob("*.pxd"), *Path("kserve").glob("*.h")]
+    made = [Path(f"build/{mode}", path).with_suffix(".c") for path in Path("kserve").glob("_*.pyx")]
+    newest = max(path.stat().st_mtime for path in shared)
+    return any(path.stat().st_mtime <= newest for path in made if path.exists())
 
 
 def extensions(mode: str) -> list[Extension]:
@@ -53,6 +62,7 @@ def extensions(mode: str) -> list[Extension]:
     return cythonize(
         [every],
         build_dir=f"build/{mode}",
+        force=stale(mode),
         language_level=3,
         compiler_directives=COMMON | build.directives,
     )

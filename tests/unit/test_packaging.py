@@ -32,14 +32,11 @@ def test_command_is_the_cli() -> None:
     assert callable(command.load())
 
 
-def test_core_and_writer_are_compiled() -> None:
-    assert {"_core", "_writer"} <= set(compiled_modules())
-
-
-@pytest.mark.parametrize("module", compiled_modules())
-def test_compiled_modules_ship_their_types(module: str) -> None:
+@pytest.mark.parametrize("module", ["_core", "_writer"])
+def test_core_and_writer_are_compiled_and_ship_their_types(module: str) -> None:
+    assert module in compiled_modules()
+    assert (PACKAGE / f"{module}.pyi").exists()
     assert (PACKAGE / "py.typed").exists()
-    assert "def " in (PACKAGE / f"{module}.pyi").read_text()
 
 
 @pytest.mark.parametrize("module", compiled_modules())
