@@ -1,0 +1,227 @@
+"""A rule compiled against one snapshot: what each criterion means, for one profile and for all of them.
+
+``failures`` is the meaning. A scan only skips, 64 profiles at a time, whom it would refuse anyway: by the two columns
+that almost every rule looks at.
+"""
+
+import math
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from kserve._view cimport View, topic_range
+from kserve.layout cimport BLOCK_SLOTS, EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNKNOWN_CHANGE, UNKNOWN_COUNT, UNSCORED, Line
+
+CRITERIA = (
+    "min_score",
+    "max_score",
+    "locations",
+    "any_topics",
+    "all_topics",
+    "min_day_change",
+    "min_week_change",
+    "min_month_change",
+    "min_network_score",
+    "min_amplification",
+    "min_true_reach",
+)
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    static inline uint64_t kserve_within(const uint16_t *values, uint16_t low, uint16_t span) {
+        const __m128i lows = _mm_set1_epi16((short)low), spans = _mm_set1_epi16((short)span), zero = _mm_setzero_si128();
+        uint64_t bits = 0;
+        for (int i = 0; i < 4; i++) {
+            const __m128i *at = (const __m128i *)(values + 16 * i);
+            __m128i a = _mm_subs_epu16(_mm_sub_epi16(_mm_loadu_si128(at), lows), spans);
+            __m128i b = _mm_subs_epu16(_mm_sub_epi16(_mm_loadu_si128(at + 1), lows), spans);
+            __m128i in = _mm_packs_epi16(_mm_cmpeq_epi16(a, zero), _mm_cmpeq_epi16(b, zero));
+            bits |= (uint64_t)(uint16_t)_mm_movemask_epi8(in) << (16 * i);
+        }
+        return bits;
+    }
+    #else
+    static inline uint64_t kserve_within(const uint16_t *values, uint16_t low, uint16_t span) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64; i++)
+            bits |= (uint64_t)((uint16_t)(values[i] - low) <= span) << i;
+        return bits;
+    }
+    #endif
+    static inline uint64_t kserve_allowed(const uint32_t *values, const uint8_t *allowed, uint64_t n, uint64_t bits) {
+        uint64_t kept = 0;
+        if (__builtin_popcountll(bits) > 24) {
+            for (int i = 0; i < 64; i++)
+                kept |= (uint64_t)allowed[values[i] < n ? values[i] : 0] << i;
+            return kept & bits;
+        }
+        for (; bits; bits &= bits - 1) {
+            const int i = __builtin_ctzll(bits);
+            kept |= (uint64_t)allowed[values[i] < n ? values[i] : 0] << i;
+        }
+        return kept;
+    }
+    #define kserve_popcount(bits) __builtin_popcountll(bits)
+    #define kserve_lowest_bit(bits) __builtin_ctzll(bits)
+    """
+    # Bit i of the answer: low <= values[i] <= low + span, of 64 values.
+    uint64_t within "kserve_within"(const uint16_t *values, uint16_t low, uint16_t span) noexcept nogil
+    # Those of the bits whose location is allowed.
+    uint64_t allowed "kserve_allowed"(
+        const uint32_t *values, const uint8_t *allowed, uint64_t n, uint64_t bits) noexcept nogil
+    int popcount "kserve_popcount"(uint64_t bits) noexcept nogil
+    int lowest_bit "kserve_lowest_bit"(uint64_t bits) noexcept nogil
+
+
+cdef class CompiledRule:
+    """Made by ``Snapshot``, which knows its own topics and locations, and valid for that snapshot alone.
+
+    ``topic_bits``: uint32 by topic number: bit 0 for any_topics, bit i + 1 for all_topics[i].
+    ``allowed_locations``: uint8 by location number. None when the rule has no such criterion.
+    """
+
+    def __init__(self, rule, topic_bits, allowed_locations):
+        self.topic_bits = topic_bits
+        self.allowed_locations = allowed_locations
+        self.criteria.topics = NULL if topic_bits is None else &self.topic_bits[0]
+        self.criteria.n_topics = 0 if topic_bits is None else self.topic_bits.shape[0]
+        self.criteria.locations = NULL if allowed_locations is None else &self.allowed_locations[0]
+        self.criteria.n_locations = 0 if allowed_locations is None else self.allowed_locations.shape[0]
+        self.criteria.topics_needed = (1 << (len(rule.all_topics) + 1)) - 2
+        changes = (rule.min_day_change, rule.min_week_change, rule.min_month_change)
+        asked = (
+            rule.min_score is not None, rule.max_score is not None, allowed_locations is not None,
+            rule.any_topics, rule.all_topics, *(change is not None for change in changes),
+            rule.min_network_score is not None, rule.min_amplification is not None, rule.min_true_reach is not None,
+        )
+        self.criteria.asked = sum(1 << i for i, present in enumerate(asked) if present)
+        self.criteria.lowest = max(hundredths_at_least(rule.min_score), 1)
+        self.criteria.highest = UNSCORED - 1 if rule.max_score is None else math.floor(round(rule.max_score * 100, 6))
+        self.criteria.topic_score_asked = rule.min_topic_score is not None
+        self.criteria.lowest_topic = hundredths_at_least(rule.min_topic_score)
+        for i, change in enumerate(changes):
+            self.criteria.lowest_changes[i] = hundredths_at_least(change)
+        self.criteria.lowest_network = hundredths_at_least(rule.min_network_score)
+        self.criteria.lowest_amplification = hundredths_at_least(rule.min_amplification)
+        self.criteria.lowest_reach = rule.min_true_reach or 0
+
+    cdef uint32_t failures(self, const View *view, uint64_t slot) noexcept nogil:
+        """Bits of the criteria that the profile in this slot does not meet. What is unknown of it meets none."""
+        cdef const Criteria *rule = &self.criteria
+        cdef const Line *line = &view.lines[slot // LINE_SLOTS]
+        cdef uint64_t k = slot % LINE_SLOTS
+        cdef uint32_t failed = 0
+        cdef int i
+        if line.scores[k] == UNSCORED:
+            failed |= MIN_SCORE | MAX_SCORE
+        elif line.scores[k] < rule.lowest:
+            failed |= MIN_SCORE
+        elif line.scores[k] > rule.highest:
+            failed |= MAX_SCORE
+        if rule.asked & LOCATION and (view.locations == NULL or not allowed(
+                &view.locations[slot], rule.locations, rule.n_locations, 1)):
+            failed |= LOCATION
+        for i in range(3):
+            if line.changes[i][k] == UNKNOWN_CHANGE or line.changes[i][k] < rule.lowest_changes[i]:
+                failed |= <uint32_t>DAY_CHANGE << i
+        if fails_column(view.network_scores, slot, rule.lowest_network):
+            failed |= NETWORK_SCORE
+        if fails_column(view.amplifications, slot, rule.lowest_amplification):
+            failed |= AMPLIFICATION
+        if view.true_reaches == NULL or view.true_reaches[slot] == UNKNOWN_COUNT \
+                or view.true_reaches[slot] < rule.lowest_reach:
+            failed |= TRUE_REACH
+        if rule.asked & (ANY_TOPICS | ALL_TOPICS):
+            failed |= failed_topics(view, rule, slot)
+        return failed & (rule.asked | DAMAGED)
+
+    cdef int64_t scan(
+        self, const View *view, uint64_t first_block, uint64_t last_block, uint64_t *by_rank
+    ) noexcept nogil:
+        """How many profiles of these blocks are eligible, and how many by rank (see `rank_of`); -1: damaged file."""
+        cdef uint64_t block, bits
+        cdef int64_t total = 0
+        for block in range(first_block, last_block):
+            if not eligible_in(self, view, block, &bits):
+                return -1
+            total += popcount(bits)
+            while by_rank != NULL and bits:
+                by_rank[rank_of(view.scores[block * BLOCK_SLOTS + lowest_bit(bits)])] += 1
+                bits &= bits - 1
+        return total
+
+    cdef int64_t gather(
+        self, const View *view, uint16_t lowest_rank, uint64_t *ids, uint16_t *ranks, uint64_t room
+    ) noexcept nogil:
+        """The eligible profiles of that rank or more, at most `room`; how many, or -1: damaged file."""
+        cdef uint64_t block, bits, slot
+        cdef uint64_t total = 0
+        for block in range(view.slots // BLOCK_SLOTS):
+            if not eligible_in(self, view, block, &bits):
+                return -1
+            while bits and total < room:
+                slot = block * BLOCK_SLOTS + lowest_bit(bits)
+                if rank_of(view.scores[slot]) >= lowest_rank:
+                    ids[total] = view.lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
+                    ranks[total] = rank_of(view.scores[slot])
+                    total += 1
+                bits &= bits - 1
+        return <int64_t>total
+
+
+cdef inline uint16_t rank_of(uint16_t score) noexcept nogil:
+    # Whom to select first: the highest score; the unscored last.
+    return 0 if score > HIGHEST_SCORE else score
+
+
+cdef inline bint fails_column(const uint16_t *column, uint64_t at, uint16_t lowest) noexcept nogil:
+    return column == NULL or column[at] == UNSCORED or column[at] < lowest
+
+
+cdef uint32_t failed_topics(const View *view, const Criteria *rule, uint64_t slot) noexcept nogil:
+    cdef uint64_t start, stop, entry
+    cdef uint32_t met = 0
+    if view.topic_counts == NULL:
+        return ANY_TOPICS | ALL_TOPICS
+    if topic_range(view, slot, &start, &stop) != 0:
+        return DAMAGED
+    for entry in range(start, stop):
+        if view.topic_ids[entry] >= rule.n_topics:
+            return DAMAGED
+        if rule.topic_score_asked and fails_column(view.topic_scores, entry, rule.lowest_topic):
+            continue
+        met |= rule.topics[view.topic_ids[entry]]
+    return (0 if met & 1 else ANY_TOPICS) | (0 if met & rule.topics_needed == rule.topics_needed else ALL_TOPICS)
+
+
+cdef inline bint eligible_in(CompiledRule self, const View *view, uint64_t block, uint64_t *eligible) noexcept nogil:
+    # A bit for each eligible profile of 64 slots; False: damaged file.
+    cdef const Criteria *rule = &self.criteria
+    cdef uint64_t first = block * BLOCK_SLOTS
+    cdef uint64_t rest
+    cdef uint32_t failed
+    if rule.asked & (MIN_SCORE | MAX_SCORE):
+        eligible[0] = within(&view.scores[first], rule.lowest, rule.highest - rule.lowest)
+    else:
+        eligible[0] = within(&view.scores[first], EMPTY + 1, UNSCORED - 1)
+    if rule.asked & LOCATION:
+        if view.locations == NULL:
+            eligible[0] = 0
+        elif eligible[0]:
+            eligible[0] = allowed(&view.locations[first], rule.locations, rule.n_locations, eligible[0])
+    if rule.asked & ~<uint32_t>(MIN_SCORE | MAX_SCORE | LOCATION):
+        rest = eligible[0]
+        while rest:
+            failed = self.failures(view, first + lowest_bit(rest))
+            if failed & DAMAGED:
+                return False
+            if failed:
+                eligible[0] &= ~(rest & (~rest + 1))
+            rest &= rest - 1
+    return True
+
+
+def hundredths_at_least(points):
+    """The smallest number of hundredths that is not below this many points; 0 for None."""
+    return 0 if points is None else math.ceil(round(points * 100, 6))

@@ -1,0 +1,534 @@
+"""Rows into the slots of a candidate file, by the same ``layout.pxd`` that readers use.
+
+Every section is allocated before it is written, so that a full disk is an error and not a signal. The header, which makes
+the file a snapshot, is written last, after all else is on disk.
+"""
+
+import mmap
+import os
+import tempfile
+
+import msgspec
+import numpy as np
+import xxhash
+
+from kserve._mapping import BYTE_ORDER, MAGIC, PAGE, SECTIONS, version_name
+from kserve.errors import InputError
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from kserve._view cimport Detail, View, find_identity, find_slot, fingerprint, prefetch_write, read_detail
+from kserve.layout cimport *
+
+FILL = 0.7
+"""Share of the slots that are used if every row is taken. More makes the file smaller, less makes fewer lines overflow."""
+
+IDENTITY_FILL = 0.75
+TEXT_COLUMNS = ("nick", "tw_id", "tw_name", "gp_id", "fb_id", "ig_id")
+"""By DetailField."""
+
+DETAIL_COLUMNS = (*TEXT_COLUMNS, "influencers", "influencees", "influencer_count", "influencee_count")
+SLOT_COLUMNS = {
+    "network_score": (NETWORK_SCORES, np.uint16),
+    "amplification": (AMPLIFICATIONS, np.uint16),
+    "true_reach": (TRUE_REACHES, np.uint32),
+    "location": (LOCATIONS, np.uint32),
+}
+STAGED_ROWS = 1 << 16
+
+cdef enum:
+    AHEAD = 24                  # rows whose lines are asked for before they are written
+    DUPLICATE = -1
+    TABLE_FULL = -2
+    RECORD_OVERHEAD = 110       # bytes of a detail record without its texts, at most
+
+
+class Writer:
+    """One candidate file in the making.
+
+    ``path`` must not exist yet. ``rows_at_most`` bounds the profiles; ``columns`` are the input's columns and decide
+    which sections there are. Call :meth:`add` for every batch, then :meth:`finish`, and :meth:`close` in any case.
+    All raise OSError when the file system fails.
+    """
+
+    def __init__(self, path, rows_at_most, columns):
+        self.columns = tuple(sorted(columns))
+        self.profiles = self.identities = self.conflicts = 0
+        self.longest_probe = 1
+        blocks = max(-(-rows_at_most // int(BLOCK_SLOTS * FILL)), 1)
+        self.slots = blocks * BLOCK_SLOTS
+        self.lines = self.slots // LINE_SLOTS
+        self.placed = {}
+        self.end = HEADER_SIZE
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.folder = os.path.dirname(os.path.abspath(path))
+        self.known = []
+        self._allocate_fixed()
+
+    def _allocate_fixed(self):
+        """The sections whose size follows from the number of slots."""
+        self.line_bytes = self._allocate(LINES, self.lines * sizeof(Line))
+        self.scores = self._allocate(SCORES, self.slots * 2).view(np.uint16)
+        self.by_slot = {
+            name: self._allocate(kind, self.slots * np.dtype(type).itemsize).view(type)
+            for name, (kind, type) in SLOT_COLUMNS.items()
+            if name in self.columns
+        }
+        self.staged = None
+        if "topics" in self.columns:
+            self.topic_counts = self._allocate(TOPIC_COUNTS, self.slots)
+            self.topic_starts = self._allocate(TOPIC_STARTS, (self.lines + 1) * 8).view(np.uint64)
+            self.staged = {name: tempfile.TemporaryFile(dir=self.folder) for name in ("slots", "ids", "scores")}
+        self.detail_starts = None
+        if set(DETAIL_COLUMNS) & set(self.columns):
+            self.detail_starts = self._allocate(DETAIL_STARTS, self.slots * 8).view(np.uint64)
+        self.details_at = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.details_length = 0
+
+    def _allocate(self, kind, length):
+        """Disk space for the next section, mapped: uint8[length], zeros."""
+        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        if length == 0:
+            return np.empty(0, dtype=np.uint8)
+        os.posix_fallocate(self.fd, offset, length)
+        self.placed[kind] = (offset, length)
+        self.end = offset + length
+        return self._map(offset, length)
+
+    def _map(self, offset, length):
+        start = offset // PAGE * PAGE
+        pages = mmap.mmap(self.fd, offset - start + length, offset=start)
+        return np.frombuffer(pages, dtype=np.uint8)[offset - start:]
+
+    def add(self, batch, duplicate):
+        """Take the rows of a batch that are not rejected and have not opted out.
+
+        ``batch``: :class:`kserve.snapshots.columns.Columns`. uint8[n]: ``duplicate`` for rows whose id is taken already,
+        else 0. Raises InputError when there are more rows than announced.
+        """
+        slots = np.empty(len(batch.ids), dtype=np.int64)
+        codes = np.zeros(len(batch.ids), dtype=np.uint8)
+        taken, longest = place_rows(
+            self.line_bytes, batch.ids, batch.scores, batch.day, batch.week, batch.month, batch.opted_out,
+            batch.reject, duplicate, slots, codes,
+        )
+        if taken < 0:
+            raise InputError("more rows than were counted before reading: the input changes while it is read")
+        self.profiles += taken
+        self.longest_probe = max(self.longest_probe, longest)
+        self._remember(batch, slots)
+        for name, values in (
+            ("network_score", batch.network_scores), ("amplification", batch.amplifications),
+            ("true_reach", batch.true_reaches), ("location", batch.locations),
+        ):
+            if values is not None:
+                scatter(slots, values, self.by_slot[name])
+        if batch.topic_counts is not None:
+            self._stage_topics(batch, slots)
+        if self.detail_starts is not None:
+            self._write_details(batch, slots)
+        return codes
+
+    def _remember(self, batch, slots):
+        """Keep the rows whose ids hash lowest, of all so far, as known answers: spread evenly, the same at every build."""
+        rows = np.flatnonzero(slots >= 0)
+        ranks = ranks_of(batch.ids)[rows]
+        if len(self.known) == KNOWN_ANSWERS:
+            keep = ranks < max(self.known)[0]
+            rows, ranks = rows[keep], ranks[keep]
+        elif len(rows) > KNOWN_ANSWERS:
+            first = np.argpartition(ranks, KNOWN_ANSWERS)[:KNOWN_ANSWERS]
+            rows, ranks = rows[first], ranks[first]
+        fresh = zip(ranks.tolist(), batch.ids[rows].tolist(), batch.scores[rows].tolist())
+        self.known = sorted([*self.known, *fresh])[:KNOWN_ANSWERS]
+
+    def _stage_topics(self, batch, slots):
+        """Topics wait in arrival order until every profile's place is known."""
+        taken = np.flatnonzero((slots >= 0) & (batch.topic_counts > 0))
+        self.topic_counts[slots[taken]] = batch.topic_counts[taken]
+        every = np.repeat(slots >= 0, batch.topic_counts)
+        scores = batch.topic_scores
+        self.staged["slots"].write(slots[taken].astype(np.uint64))
+        self.staged["ids"].write(batch.topic_ids[every].astype(np.uint16, copy=False))
+        if scores is not None:
+            self.staged["scores"].write(scores[every].astype(np.uint16, copy=False))
+
+    def _write_details(self, batch, slots):
+        texts = [batch.texts.get(name) for name in TEXT_COLUMNS]
+        length = sum(int(text[0][len(slots)] - text[0][0]) for text in texts if text is not None)
+        buffer = np.empty(length + RECORD_OVERHEAD * len(slots), dtype=np.uint8)
+        length, identities = encode_details(
+            slots, texts, (batch.influencers, batch.influencees), (batch.influencer_counts, batch.influencee_counts),
+            buffer, self.detail_starts, self.details_length,
+        )
+        self.identities += identities
+        write_all(self.fd, buffer[:length], self.details_at + self.details_length)
+        self.details_length += length
+
+    def finish(self, scored_at, topic_table, location_table, progress):
+        """Lay out what had to wait, seal the file and sync it; the version's name.
+
+        ``scored_at``: aware time of the scores. ``topic_table``: rows of (id or None, slug, name, parent indexes);
+        ``location_table``: paths by number - 1. ``progress(done_bytes, total_bytes)``.
+        """
+        if self.details_length:
+            self.placed[DETAILS] = (self.details_at, self.details_length)
+            self.end = self.details_at + self.details_length
+        scored = copy_scores(self.line_bytes, self.scores)
+        entries = self._lay_out_topics() if self.staged is not None else 0
+        ambiguous = self._index_identities() if self.identities else []
+        self._append(KNOWN, b"".join(int(n).to_bytes(8, "little") for row in self.known for n in row[1:]))
+        self._append(TOPIC_TABLE, msgspec.msgpack.encode(topic_table))
+        self._append(LOCATION_TABLE, msgspec.msgpack.encode(location_table))
+        self._append(COLUMN_NAMES, msgspec.msgpack.encode(self.columns))
+        return self._seal(int(scored_at.timestamp() * 1_000_000), scored, entries, progress), ambiguous
+
+    def _append(self, kind, content):
+        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        if content:
+            write_all(self.fd, content, offset)
+            self.placed[kind] = (offset, len(content))
+            self.end = offset + len(content)
+
+    def _lay_out_topics(self):
+        """Topics by slot, so that a scan reads them in order; how many entries."""
+        totals = self.topic_counts.reshape(-1, LINE_SLOTS).sum(axis=1, dtype=np.uint64)
+        np.cumsum(totals, out=self.topic_starts[1:])
+        entries = int(self.topic_starts[self.lines])
+        ids = self._allocate(TOPIC_IDS, entries * 2).view(np.uint16)
+        scored = self.staged["scores"].tell() > 0
+        scores = self._allocate(TOPIC_SCORES, entries * 2).view(np.uint16) if scored else None
+        for file in self.staged.values():
+            file.seek(0)
+        while len(slots := np.fromfile(self.staged["slots"], np.uint64, STAGED_ROWS)):
+            count = int(self.topic_counts[slots].sum(dtype=np.int64))
+            lay_out(slots, np.fromfile(self.staged["ids"], np.uint16, count), self.topic_starts, self.topic_counts, ids)
+            if scored:
+                given = np.fromfile(self.staged["scores"], np.uint16, count)
+                lay_out(slots, given, self.topic_starts, self.topic_counts, scores)
+        return entries
+
+    def _index_identities(self):
+        """The identity lines; the texts that two profiles claim, each with its column and both profile ids."""
+        lines = max(-(-self.identities // int(IDENTITY_LINE * IDENTITY_FILL)), 1)
+        table = self._allocate(IDENTITIES, lines * IDENTITY_LINE * 8).view(np.uint64)
+        details = self._map(*self.placed[DETAILS])
+        ambiguous = index_identities(self.line_bytes, self.scores, self.detail_starts, details, table)
+        self.identities = int(np.count_nonzero(table >> FINGERPRINT_BITS))
+        return ambiguous
+
+    def _seal(self, scored_at, scored, entries, progress):
+        cdef Header header
+        memset(&header, 0, sizeof(Header))
+        header.magic[:8] = <bytes>MAGIC
+        header.format = FORMAT
+        header.byte_order = BYTE_ORDER
+        header.file_size = self.end
+        header.scored_at = scored_at
+        header.profiles = self.profiles
+        header.scored = scored
+        header.lines = self.lines
+        header.longest_probe = self.longest_probe
+        header.topic_entries = entries
+        header.identities = self.identities
+        for kind, (offset, length) in self.placed.items():
+            header.sections[<int>kind].offset = offset
+            header.sections[<int>kind].length = length
+            header.sections[<int>kind].checksum = self._checksum(offset, length, progress)
+        name = version_name(PyBytes_FromStringAndSize(<char *>&header, sizeof(Header)))
+        encoded = name.encode()
+        memcpy(header.version, <const char *>encoded, len(encoded))
+        raw = PyBytes_FromStringAndSize(<char *>&header, sizeof(Header))
+        header.checksum = xxhash.xxh3_64_intdigest(raw[:HEADER_SIZE - 8])
+        os.fsync(self.fd)
+        write_all(self.fd, PyBytes_FromStringAndSize(<char *>&header, sizeof(Header)), 0)
+        os.fchmod(self.fd, 0o444)
+        os.fsync(self.fd)
+        return name
+
+    def _checksum(self, offset, length, progress):
+        digest = xxhash.xxh3_64()
+        content = self._map(offset, length)
+        for at in range(0, length, 1 << 24):
+            digest.update(content[at:at + (1 << 24)])
+            if progress is not None:
+                progress(min(offset + at + (1 << 24), self.end), self.end)
+        return digest.intdigest()
+
+    def close(self):
+        """Give back the descriptor and the mappings; the file stays for the caller to keep or unlink."""
+        for file in (self.staged or {}).values():
+            file.close()
+        os.close(self.fd)
+        self.__dict__.clear()
+
+
+def write_all(fd, content, offset):
+    """All bytes at that offset, or OSError."""
+    rest = memoryview(content).cast("B")
+    while len(rest):
+        written = os.pwrite(fd, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def ranks_of(const uint64_t[::1] ids):
+    """uint64[n]: an order of ids that has nothing to do with their lines."""
+    cdef uint64_t[::1] ranks = np.empty(ids.shape[0], dtype=np.uint64)
+    cdef Py_ssize_t i
+    for i in range(ids.shape[0]):
+        ranks[i] = mix(~mix(ids[i]))
+    return np.asarray(ranks)
+
+
+def place_rows(
+    uint8_t[::1] line_bytes, const uint64_t[::1] ids, const uint16_t[::1] scores, const int16_t[::1] day,
+    const int16_t[::1] week, const int16_t[::1] month, const uint8_t[::1] opted_out, const uint8_t[::1] reject,
+    uint8_t duplicate, int64_t[::1] slots, uint8_t[::1] codes,
+):
+    """Put rows into lines. ``slots``[n] receives where, -1 for rows that are not taken, and ``codes``[n] the duplicates.
+
+    How many were taken and the most lines that one of them needed; (-1, 0) when the table is full.
+    """
+    cdef Line *lines = <Line *>&line_bytes[0]
+    cdef uint64_t n_lines = line_bytes.shape[0] // sizeof(Line)
+    cdef uint64_t longest = 1
+    cdef int64_t taken = 0, slot = 0
+    cdef Py_ssize_t i, n = ids.shape[0]
+    cdef Line *line
+    with nogil:
+        for i in range(n):
+            if i + AHEAD < n:
+                prefetch_write(&lines[home_line(ids[i + AHEAD], n_lines)])
+            slots[i] = -1
+            if reject[i] or (opted_out is not None and opted_out[i]):
+                continue
+            slot = place(lines, n_lines, ids[i], &longest)
+            if slot == DUPLICATE:
+                codes[i] = duplicate
+                continue
+            if slot == TABLE_FULL:
+                break
+            slots[i] = slot
+            line = &lines[slot // LINE_SLOTS]
+            line.ids[slot % LINE_SLOTS] = ids[i]
+            line.scores[slot % LINE_SLOTS] = scores[i]
+            line.changes[0][slot % LINE_SLOTS] = UNKNOWN_CHANGE if day is None else day[i]
+            line.changes[1][slot % LINE_SLOTS] = UNKNOWN_CHANGE if week is None else week[i]
+            line.changes[2][slot % LINE_SLOTS] = UNKNOWN_CHANGE if month is None else month[i]
+            taken += 1
+    if slot == TABLE_FULL:
+        return -1, 0
+    return taken, longest
+
+
+cdef inline int64_t place(const Line *lines, uint64_t n_lines, uint64_t profile_id, uint64_t *longest) noexcept nogil:
+    """The slot for a new profile, DUPLICATE or TABLE_FULL."""
+    cdef uint64_t number = home_line(profile_id, n_lines)
+    cdef uint64_t probe
+    cdef int k
+    for probe in range(1, n_lines + 1):
+        for k in range(LINE_SLOTS):
+            if lines[number].scores[k] == EMPTY:
+                longest[0] = max(longest[0], probe)
+                return <int64_t>(number * LINE_SLOTS + k)
+            if lines[number].ids[k] == profile_id:
+                return DUPLICATE
+        number = 0 if number + 1 == n_lines else number + 1
+    return TABLE_FULL
+
+
+ctypedef fused number:
+    uint16_t
+    uint32_t
+
+
+def scatter(const int64_t[::1] slots, const number[::1] values, number[::1] column):
+    """column[slots[i]] = values[i] where slots[i] is not negative."""
+    cdef Py_ssize_t i, n = slots.shape[0]
+    with nogil:
+        for i in range(n):
+            if i + AHEAD < n and slots[i + AHEAD] >= 0:
+                prefetch_write(&column[slots[i + AHEAD]])
+            if slots[i] >= 0:
+                column[slots[i]] = values[i]
+
+
+def copy_scores(const uint8_t[::1] line_bytes, uint16_t[::1] column):
+    """The scores of all lines as a column; how many profiles have one."""
+    cdef const Line *lines = <const Line *>&line_bytes[0]
+    cdef uint64_t line, scored = 0
+    cdef int k
+    with nogil:
+        for line in range(<uint64_t>column.shape[0] // LINE_SLOTS):
+            for k in range(LINE_SLOTS):
+                column[line * LINE_SLOTS + k] = lines[line].scores[k]
+                scored += lines[line].scores[k] != EMPTY and lines[line].scores[k] != UNSCORED
+    return scored
+
+
+def lay_out(
+    const uint64_t[::1] slots, const uint16_t[::1] staged, const uint64_t[::1] starts, const uint8_t[::1] counts,
+    uint16_t[::1] entries,
+):
+    """Topic entries of these slots, in the order of the slots, to their places by slot."""
+    cdef uint64_t slot, other, to
+    cdef Py_ssize_t i, k, at = 0
+    with nogil:
+        for i in range(slots.shape[0]):
+            slot = slots[i]
+            to = starts[slot // LINE_SLOTS]
+            for other in range(slot // LINE_SLOTS * LINE_SLOTS, slot):
+                to += counts[other]
+            for k in range(counts[slot]):
+                entries[to + k] = staged[at + k]
+            at += counts[slot]
+
+
+cdef struct Details:
+    const int64_t *text_offsets[TEXT_FIELDS]    # NULL: the input has no such column
+    const uint8_t *texts[TEXT_FIELDS]
+    const uint8_t *list_lengths[2]
+    const uint64_t *lists[2]
+    const uint32_t *counts[2]
+
+
+cdef uint8_t *encode(const Details *row_of, Py_ssize_t row, uint8_t *to, uint64_t *identities) noexcept nogil:
+    """The detail record of a row; where it ends, which is `to` when there is nothing to say."""
+    cdef uint8_t *start = to
+    cdef uint32_t present = 0
+    cdef int64_t begin, length
+    cdef int field
+    to += 2
+    for field in range(TEXT_FIELDS):
+        if row_of.text_offsets[field] == NULL:
+            continue
+        begin = row_of.text_offsets[field][row]
+        length = row_of.text_offsets[field][row + 1] - begin
+        if length:
+            present |= 1 << field
+            identities[0] += field != NICK
+            to[0] = <uint8_t>length
+            memcpy(to + 1, row_of.texts[field] + begin, length)
+            to += 1 + length
+    for field in range(2):
+        if row_of.list_lengths[field] != NULL and row_of.list_lengths[field][row]:
+            present |= 1 << (INFLUENCERS + field)
+            length = row_of.list_lengths[field][row]
+            to[0] = <uint8_t>length
+            memcpy(to + 1, row_of.lists[field], 8 * length)
+            to += 1 + 8 * length
+    for field in range(2):
+        if row_of.counts[field] != NULL and row_of.counts[field][row] != UNKNOWN_COUNT:
+            present |= 1 << (INFLUENCER_COUNT + field)
+            memcpy(to, &row_of.counts[field][row], 4)
+            to += 4
+    start[0] = present & 0xFF
+    start[1] = present >> 8
+    return to if present else start
+
+
+def encode_details(
+    const int64_t[::1] slots, texts, lists, counts, uint8_t[::1] buffer, uint64_t[::1] detail_starts, uint64_t start,
+):
+    """Detail records of the rows that have a slot; the bytes used in ``buffer`` and how many identities are among them.
+
+    ``texts``: (offsets, data) or None by text field; ``lists``: (counts, ids) or None, twice; ``counts``: uint32[n] or
+    None, twice. ``start``: where in its section the first record will lie.
+    """
+    cdef Details rows
+    cdef uint8_t *to = &buffer[0]
+    cdef uint8_t *end
+    cdef uint64_t identities = 0
+    cdef Py_ssize_t i
+    cdef int field
+    for field, text in enumerate(texts):
+        rows.text_offsets[field] = NULL if text is None else <const int64_t *>address(text[0])
+        rows.texts[field] = NULL if text is None else <const uint8_t *>address(text[1])
+    for field in range(2):
+        rows.list_lengths[field] = NULL if lists[field] is None else <const uint8_t *>address(lists[field][0])
+        rows.lists[field] = NULL if lists[field] is None else <const uint64_t *>address(lists[field][1])
+        rows.counts[field] = NULL if counts[field] is None else <const uint32_t *>address(counts[field])
+    with nogil:
+        for i in range(slots.shape[0]):
+            if slots[i] >= 0:
+                end = encode(&rows, i, to, &identities)
+                if end != to:
+                    detail_starts[slots[i]] = start + <uint64_t>(to - &buffer[0]) + 1
+                to = end
+            for field in range(2):
+                if rows.list_lengths[field] != NULL:
+                    rows.lists[field] += rows.list_lengths[field][i]
+    return to - &buffer[0], identities
+
+
+cdef const void *address(array) except? NULL:
+    cdef const uint8_t[::1] content = array.view(np.uint8)
+    return NULL if content.shape[0] == 0 else &content[0]
+
+
+def index_identities(
+    const uint8_t[::1] line_bytes, const uint16_t[::1] scores, const uint64_t[::1] detail_starts,
+    const uint8_t[::1] details, uint64_t[::1] table,
+):
+    """Enter every identity; what two profiles claim belongs to neither: (column, text, first id, second id) of each."""
+    cdef const Line *lines = <const Line *>&line_bytes[0]
+    cdef View view
+    cdef Detail detail
+    cdef uint64_t slot, entry = 0
+    cdef int64_t other
+    cdef int field
+    cdef bint disputed = False
+    memset(&view, 0, sizeof(View))
+    view.slots = scores.shape[0]
+    view.detail_starts, view.details, view.details_length = &detail_starts[0], &details[0], details.shape[0]
+    view.identities, view.identity_lines = &table[0], table.shape[0] // IDENTITY_LINE
+    ambiguous = {}
+    conflicts = []
+    with nogil:
+        for slot in range(view.slots):
+            read_detail(&view, slot, &detail)
+            for field in range(TW_ID, TEXT_FIELDS):
+                if not detail.present >> field & 1:
+                    continue
+                other = find_identity(&view, field, detail.texts[field], detail.text_lengths[field], &entry)
+                if other < 0 and not disputed:
+                    table[entry] = own(&detail, field, slot)
+                    continue
+                with gil:
+                    disputed = True
+                    text = detail.texts[field][:detail.text_lengths[field]].decode()
+                    key = (field, folded(text) if field == TW_NAME else text)
+                    if other >= 0:
+                        ambiguous[key] = lines[other // LINE_SLOTS].ids[other % LINE_SLOTS]
+                        table[entry] &= (1 << FINGERPRINT_BITS) - 1
+                    if key in ambiguous:
+                        second = lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
+                        conflicts.append((TEXT_COLUMNS[field], text, ambiguous[key], second))
+                    else:
+                        table[entry] = own(&detail, field, slot)
+    return conflicts
+
+
+def folded(text):
+    """A name as names are compared: ASCII letters without case."""
+    return text.encode().lower().decode()
+
+
+cdef inline uint64_t own(const Detail *detail, int field, uint64_t slot) noexcept nogil:
+    cdef uint64_t hashed = identity_hash(field, detail.texts[field], detail.text_lengths[field], field == TW_NAME)
+    return ((slot + 1) << FINGERPRINT_BITS) | fingerprint(hashed)
+
+
+def differences(const uint16_t[::1] scores, const uint16_t[::1] earlier):
+    """int16[n]: changes from an earlier snapshot's ``hundredths``; unknown where either side has no score."""
+    cdef int16_t[::1] changes = np.empty(scores.shape[0], dtype=np.int16)
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(scores.shape[0]):
+            if scores[i] == UNSCORED or earlier[i] == UNSCORED or earlier[i] == EMPTY:
+                changes[i] = UNKNOWN_CHANGE
+            else:
+                changes[i] = <int16_t>(<int>scores[i] - <int>earlier[i])
+    return np.asarray(changes)

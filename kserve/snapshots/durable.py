@@ -1,0 +1,112 @@
+"""Writes that are either whole and on disk, or not there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kserve.errors import Busy, StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another --data directory",
+    errno.EDQUOT: "the quota is used up: free some space, or choose another --data directory",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "give this user write permission on the data directory",
+    errno.EIO: "the disk failed: nothing of this attempt is kept; look at the kernel's log before you try again",
+}
+
+
+@contextmanager
+def storage(doing: str) -> Iterator[None]:
+    """Turn an OSError into a StorageError that says what was being done, and what helps."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        file = f" ({error.filename})" if error.filename else ""
+        raise StorageError(f"{doing}: {error.strerror or error}{file}" + (f"; {remedy}" if remedy else "")) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and unlinks in a directory last. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """A new file, synced. Raises OSError, also when it exists."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a small file: readers see the old content or the new, never neither. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        write_file(fresh, content)
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends. Raises Busy when another process holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another process is {what} in {path.parent}; wait for it to end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def working_folder(parent: Path) -> Iterator[Path]:
+    """A folder for files in the making, removed at the end; what killed processes left behind is removed first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.iterdir():
+        _remove_abandoned(left)
+    folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Whoever works in a folder holds its lock."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
