@@ -1,0 +1,1 @@
+"""The HTTP server: scores, profiles, identities, eligibility and topics of the announced snapshot, as JSON."""

@@ -1,0 +1,117 @@
+"""The server as a process: the application, listening, and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import uvloop
+from aiohttp import web
+
+import kserve
+from kserve.errors import SettingError
+from kserve.serving import logs, openapi, problems
+from kserve.serving.protocol import Runner, assert_c_parser
+from kserve.serving.routes import table
+from kserve.serving.site import Call, Handler, Site, encode, log
+from kserve.settings import Settings
+
+if TYPE_CHECKING:
+    from kserve._core import Store
+
+SITE = web.AppKey("site", Site)
+BACKLOG = 1024
+
+
+def make_app(store: Store, settings: Settings) -> web.Application:
+    """The application that answers from ``store``. Serve it with :class:`~kserve.serving.protocol.Runner`."""
+    site = Site(store, settings)
+    app = web.Application(client_max_size=settings.body_limit)
+    app[SITE] = site
+    routes = table()
+    for route in routes:
+        _add(app, site, route.method, route.path, route.handler)
+    document = encode(openapi.document(routes, settings, kserve.__version__))
+    _add(app, site, "GET", "/openapi.json", _constant(document))
+    app.on_cleanup.append(_stop_threads)
+    return app
+
+
+def run(settings: Settings) -> None:
+    """Serve the announced snapshot of ``settings.data`` until SIGTERM or SIGINT, then drain.
+
+    Raises NothingPublished or SnapshotError if there is nothing to serve, SettingError if the address cannot be had.
+    """
+    logs.configure()
+    assert_c_parser()
+    with kserve.open(settings.data, settings=settings) as store:
+        uvloop.run(_serve(store, settings))
+
+
+async def _serve(store: Store, settings: Settings) -> None:
+    stopped = _stop_signal()
+    app = make_app(store, settings)
+    runner = Runner(app, app[SITE])
+    await runner.setup()
+    try:
+        address = await _listen(runner, settings)
+        log.info("listening", address=address, version=store.version, pid=os.getpid())
+        name = await stopped
+        log.info("draining", signal=name, seconds=settings.drain_timeout)
+    finally:
+        await runner.cleanup()
+    log.info("stopped")
+
+
+async def _listen(runner: Runner, settings: Settings) -> str:
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+    try:
+        await site.start()
+    except OSError as error:
+        raise SettingError(
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}"
+        ) from None
+    return site.name
+
+
+def _add(app: web.Application, site: Site, method: str, path: str, handler: Handler) -> None:
+    methods = ["GET", "HEAD"] if method == "GET" else [method]
+    resource = app.router.add_resource(path)
+    for taken in methods:
+        resource.add_route(taken, site.endpoint(handler))
+    resource.add_route("*", site.endpoint(_refuse_method(methods)))
+
+
+def _refuse_method(allowed: list[str]) -> Handler:
+    async def answer(call: Call) -> web.Response:
+        raise problems.wrong_method(call.request.method, allowed)
+
+    return answer
+
+
+def _constant(body: bytes) -> Handler:
+    async def answer(call: Call) -> web.Response:
+        return call.constant(body)
+
+    return answer
+
+
+async def _stop_threads(app: web.Application) -> None:
+    app[SITE].slow.shutdown(wait=False, cancel_futures=True)
+
+
+def _stop_signal() -> asyncio.Future[str]:
+    """Done at the first SIGTERM or SIGINT; the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[str] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if stopped.done():
+            os._exit(128 + number)
+        stopped.set_result(number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopped

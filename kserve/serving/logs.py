@@ -1,0 +1,46 @@
+"""Logs: one JSON object a line on standard error, or coloured text when that is a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def configure() -> None:
+    """Send structlog's events and the standard library's warnings to standard error, in one form."""
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    terminal = sys.stderr.isatty()
+    last: list[Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if terminal
+        else [
+            structlog.processors.format_exc_info,
+            _to_json,
+        ]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("kserve").setLevel(logging.INFO)
+
+
+def _to_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()

@@ -1,0 +1,131 @@
+"""GET /openapi.json, made from the table of routes and the models, so that it says what the server does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import msgspec
+
+from kserve.records import NETWORKS
+from kserve.rule import Rule
+from kserve.serving.models import EligibilityRequest, ProblemDocument
+from kserve.serving.problems import KINDS
+from kserve.serving.routes import MAX_TOPICS_PER_PAGE, TOPICS_PER_PAGE, Route
+from kserve.settings import Settings
+
+_REF = "#/components/schemas/{name}"
+_EVERYWHERE = ("malformed-request", "expectation-failed", "headers-too-large", "internal", "bad-snapshot")
+
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "id": {"schema": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,19})$"}, "example": "42"},
+    "network": {"schema": {"type": "string", "enum": list(NETWORKS)}},
+    "key": {"schema": {"type": "string", "minLength": 1}, "description": "an id or a name on the network"},
+    "slug": {"schema": {"type": "string", "minLength": 1}},
+}
+
+_QUERY: dict[str, list[dict[str, Any]]] = {
+    "/v3/identities/{network}/{key}": [
+        {
+            "name": "by",
+            "schema": {"type": "string", "enum": ["id", "name"]},
+            "description": "without it: id, then name",
+        },
+    ],
+    "/v3/topics": [
+        {"name": "after", "schema": {"type": "string"}, "description": "the slug that the page comes after"},
+        {
+            "name": "limit",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TOPICS_PER_PAGE, "default": TOPICS_PER_PAGE},
+        },
+    ],
+}
+
+
+def document(routes: tuple[Route, ...], settings: Settings, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes. ``version`` is the program's."""
+    models = (
+        [route.answer for route in routes] + [route.body for route in routes if route.body] + [ProblemDocument, Rule]
+    )
+    _, schemas = msgspec.json.schema_components(models, ref_template=_REF)
+    _tighten(schemas, settings)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        operations = paths.setdefault(route.path, {})
+        operations[route.method.lower()] = _operation(route)
+        if route.method == "GET":
+            operations["head"] = _operation(route, head=True)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "kserve", "version": version, "description": "Scores, profiles, identities and eligibility."},
+        "paths": paths,
+        "components": {"schemas": msgspec.to_builtins(schemas), "headers": _HEADERS},
+    }
+
+
+def _tighten(schemas: dict[str, Any], settings: Settings) -> None:
+    """Say what the types cannot: the limits of this server, and that a rule has no other criteria."""
+    ids = {"type": "array", "items": {"type": "string"}, "maxItems": settings.batch_limit}
+    for name in ("BatchRequest", EligibilityRequest.__name__):
+        schemas[name]["properties"]["ids"] = ids
+    schemas["EligibilityRequest"]["properties"]["rule"] = {"$ref": _REF.format(name="Rule")}
+    schemas["Rule"]["additionalProperties"] = False
+    schemas["Rule"]["description"] = inspect.cleandoc(Rule.__doc__ or "").partition("\n\nRaises")[0]
+
+
+def _operation(route: Route, head: bool = False) -> dict[str, Any]:
+    summary = inspect.cleandoc(route.answer.__doc__ or "").partition("\n")[0]
+    operation: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "_", f"{'head' if head else route.method.lower()}{route.path}").strip("_"),
+        "summary": summary,
+        "parameters": _parameters(route.path),
+        "responses": _responses(route, head),
+    }
+    if route.body is not None:
+        schema = {"$ref": _REF.format(name=route.body.__name__)}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    in_path = [
+        {"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    return in_path + [{"in": "query", **parameter} for parameter in _QUERY.get(path, [])]
+
+
+def _responses(route: Route, head: bool) -> dict[str, Any]:
+    names = ("Kserve-Version", "X-Request-Id", "Cache-Control", *(("ETag",) if route.cached else ()))
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    found = _response("the answer", headers, None if head else "application/json", route.answer.__name__)
+    responses: dict[str, Any] = {"200": found}
+    if route.cached:
+        responses["304"] = _response("what If-None-Match names is still so", headers, None, "")
+    del_etag = {name: ref for name, ref in headers.items() if name != "ETag"}
+    for status, titles in sorted(_titles((*route.problems, *_EVERYWHERE)).items()):
+        media = None if head else "application/problem+json"
+        responses[str(status)] = _response("; ".join(titles), del_etag, media, "ProblemDocument")
+    return responses
+
+
+def _titles(slugs: tuple[str, ...]) -> dict[int, list[str]]:
+    titles: dict[int, list[str]] = {}
+    for slug in dict.fromkeys(slugs):
+        kind = KINDS[slug]
+        titles.setdefault(kind.status, []).append(f"{slug}: {kind.title}")
+    return titles
+
+
+def _response(description: str, headers: dict[str, Any], media: str | None, model: str) -> dict[str, Any]:
+    content = {} if media is None else {"content": {media: {"schema": {"$ref": _REF.format(name=model)}}}}
+    return {"description": description, "headers": headers, **content}
+
+
+_TEXT = {"schema": {"type": "string"}}
+_HEADERS = {
+    "Kserve-Version": {"description": "the snapshot version of the answer", **_TEXT},
+    "X-Request-Id": {"description": "the request's own X-Request-Id if it is well-formed, else a new one", **_TEXT},
+    "Cache-Control": {"description": "how long the answer may be kept", **_TEXT},
+    "ETag": {"description": "for If-None-Match", **_TEXT},
+}

@@ -1,0 +1,185 @@
+"""aiohttp's connection, with what it lacks: a time-out for request headers, and problem documents."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import http_parser, web
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from kserve.serving import problems
+from kserve.serving.site import Site, log
+
+if TYPE_CHECKING:
+    from kserve.serving.problems import Problem
+
+LINGER_SECONDS = 5.0
+"""How long the answer to a body that was not read waits for the client to stop sending, before the connection goes."""
+
+LAST_REQUEST_SECONDS = 1.0
+"""How long a drain waits for the next request of a kept-alive connection, to answer it with ``Connection: close``."""
+
+CUT_SECONDS = 0.1
+"""What a request that outlives the drain is given to notice that it is cancelled."""
+
+POLL_SECONDS = 0.02
+SLOW = problems.KINDS["slow-body"].status
+
+
+def assert_c_parser() -> None:
+    """Refuse to serve with aiohttp's pure-Python parser: it is several times slower, and not the one that is tested."""
+    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError("aiohttp's C parser is not loaded: install its binary wheel, unset AIOHTTP_NO_EXTENSIONS")
+
+
+class Connection(web.RequestHandler):
+    """One connection.
+
+    The header time-out runs from the moment the connection is open, and on a kept-alive one from the first byte of the
+    next request. A part of a request that came in the same read as the end of the one before it starts the time-out
+    with its next byte; until then the keep-alive time-out holds it, like any idle connection.
+    """
+
+    __slots__ = ("_body", "_head_timer", "_site")
+
+    def __init__(self, manager: Server, site: Site, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._site = site
+        self._body: Any = EMPTY_PAYLOAD
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that were read after the one that is being answered."""
+        return len(self._messages)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a request that is not answered yet."""
+        return self._waiter is None or self._waiter.done()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock for the first request."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; watch whether a request head is whole, begun, or not in question."""
+        seen = self._request_count
+        in_body = not self._body.is_eof()
+        super().data_received(data)
+        if self._request_count != seen:
+            self._body = self._messages[-1][1]
+            if self._head_timer is not None:
+                self._stop_head_timer()
+        elif data and not in_body and self._head_timer is None:
+            self._start_head_timer()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The problem document for what is no HTTP request, or for what failed outside of every handler."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer is sent in part; the connection cannot be used any more")
+        if status < 500 and exc is not None:
+            return self._refuse(request, problems.of_parser(exc))
+        log.error("request failed outside of its handler", exc_info=exc)
+        return self._refuse(request, problems.internal())
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer; what aiohttp refused itself becomes a problem document first."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._refuse(request, problems.of_aiohttp(resp, request.path))
+        elif resp.status == SLOW:
+            self._lingering_time = 0.0  # it has been waited for long enough
+        return await super().finish_response(request, resp, start_time)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """To our log, with the text that aiohttp gives."""
+        log.error(str(args[0]) % args[1:] if args else "connection failed", exc_info=kw.get("exc_info"))
+
+    def _refuse(self, request: web.BaseRequest, problem: Problem) -> web.Response:
+        return self._site.refuse(problem, request, self._site.request_id(request), self._site.version())
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self._loop.call_later(self._site.settings.header_timeout, self._head_is_late)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if self.busy and not self._force_close:
+            self._start_head_timer()  # an earlier request is still being answered; its client waits for us
+            return
+        self._head_timer = None
+        self.force_close()
+
+
+class Server(web.Server):
+    """aiohttp's server of an application, on our connections."""
+
+    def __init__(self, plain: web.Server, site: Site, **kwargs: Any) -> None:
+        super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
+        self._site = site
+
+    def __call__(self) -> Connection:
+        """A connection that has been accepted."""
+        return Connection(self, self._site, loop=self._loop, **self._kwargs)
+
+    @property
+    def busy(self) -> int:
+        """Connections with a request that is not answered yet."""
+        return sum(connection.busy for connection in self.connections if isinstance(connection, Connection))
+
+
+class Runner(web.AppRunner):
+    """Runs an application of :func:`kserve.serving.app.make_app` on our connections; gunicorn takes one of these too.
+
+    :meth:`cleanup` is the drain: it stops accepting, answers what is in progress and what comes within a moment on open
+    connections (with ``Connection: close``), then closes them all, within the setting ``drain_timeout``.
+    """
+
+    def __init__(self, app: web.Application, site: Site) -> None:
+        self._kserve_site = site
+        super().__init__(
+            app,
+            access_log=None,
+            keepalive_timeout=site.settings.keepalive_timeout,
+            lingering_time=LINGER_SECONDS,
+            auto_decompress=False,
+            shutdown_timeout=CUT_SECONDS,
+        )
+
+    async def _make_server(self) -> Server:
+        plain = await super()._make_server()
+        return Server(plain, self._kserve_site, **plain._kwargs)
+
+    async def cleanup(self) -> None:
+        """Drain, then release everything."""
+        self._kserve_site.draining = True
+        for site in self.sites:
+            await site.stop()
+        if isinstance(self.server, Server):
+            await self._drain(self.server)
+        await super().cleanup()
+
+    async def _drain(self, server: Server) -> None:
+        start = time.monotonic()
+        end = start + max(self._kserve_site.settings.drain_timeout - 2 * CUT_SECONDS, 0.0)
+        while server.connections and time.monotonic() < min(start + LAST_REQUEST_SECONDS, end):
+            await asyncio.sleep(POLL_SECONDS)
+        while server.busy and time.monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
+        if server.busy:
+            log.warning("drain timed out", requests_cut=server.busy)

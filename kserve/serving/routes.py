@@ -1,0 +1,257 @@
+"""The routes of version 3: what each one answers. One table tells the router and the OpenAPI document alike."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from kserve import records
+from kserve.records import NETWORKS, Status
+from kserve.rule import Rule
+from kserve.serving import bodies, health, models
+from kserve.serving.problems import Problem
+from kserve.serving.site import Call, Handler
+
+if TYPE_CHECKING:
+    from kserve._core import Snapshot
+
+TOPICS_PER_PAGE = 100
+MAX_TOPICS_PER_PAGE = 1000
+
+_BATCH = msgspec.json.Decoder(models.BatchRequest)
+_ELIGIBILITY = msgspec.json.Decoder(models.EligibilityRequest)
+_NO_CHANGES = models.Changes(None, None, None)
+
+
+async def score(call: Call) -> web.Response:
+    """GET /v3/scores/{id}. The hot route: one look-up, one small object, one encode."""
+    text = call.request.match_info["id"]
+    row, points, day, week, month = call.snapshot.core(bodies.path_id(text))
+    etag = f'"{call.version}-{row}"'
+    unchanged = call.unchanged(etag)
+    if unchanged is not None:
+        return unchanged
+    reason: models.Unscored | UnsetType = "unscored" if points is None else UNSET
+    changes = _NO_CHANGES if points is None else models.Changes(day, week, month)
+    return call.cacheable(
+        models.Score(id=text, score=points, reason=reason, changes=changes, version=call.version), etag
+    )
+
+
+async def batch(call: Call) -> web.Response:
+    """POST /v3/scores/batch."""
+    settings = call.site.settings
+    request = await bodies.decode(call.request, settings, _BATCH)
+    bodies.check_count(request.ids, settings.batch_limit)
+    return call.json(models.Batch(call.version, batch_items(call.snapshot, request.ids)))
+
+
+def batch_items(snapshot: Snapshot, ids: list[Any]) -> list[models.BatchItem]:
+    """One item for each id, in the order asked; the valid ones are looked up together."""
+    parsed = [bodies.parse_id(item) if isinstance(item, str) else None for item in ids]
+    wanted = np.array([value for value in parsed if value is not None], dtype=np.uint64)
+    found = snapshot.get_many(wanted, changes=True)
+    assert found.changes is not None
+    rows = zip(found.status.tolist(), found.values.tolist(), found.changes.tolist(), strict=True)
+    return [
+        _invalid(item) if value is None else _batch_item(item, *next(rows))
+        for item, value in zip(ids, parsed, strict=True)
+    ]
+
+
+def _invalid(item: Any) -> models.BatchItem:
+    return models.BatchItem(bodies.shown(item), "invalid", detail=bodies.why_invalid(item))
+
+
+def _batch_item(text: str, status: int, points: float, changes: list[float]) -> models.BatchItem:
+    if status == Status.UNKNOWN:
+        return models.BatchItem(text, "unknown")
+    if status == Status.UNSCORED:
+        return models.BatchItem(text, "unscored", None, _NO_CHANGES)
+    day, week, month = changes
+    known = models.Changes(
+        day if day == day else None,  # NaN is unknown
+        week if week == week else None,
+        month if month == month else None,
+    )
+    return models.BatchItem(text, "ok", points, known)
+
+
+async def profile(call: Call) -> web.Response:
+    """GET /v3/profiles/{id}."""
+    profile_id = bodies.path_id(call.request.match_info["id"])
+    row = call.snapshot.core(profile_id)[0]
+    etag = f'"{call.version}-{row}-profile"'
+    return call.unchanged(etag) or call.cacheable(profile_answer(call.snapshot.get(profile_id)), etag)
+
+
+def profile_answer(found: records.Profile) -> models.Profile:
+    """A profile as JSON has it: every id is a string."""
+    return models.Profile(
+        id=str(found.id),
+        score=found.score,
+        reason="unscored" if found.score is None else UNSET,
+        changes=_NO_CHANGES if found.score is None else models.Changes(*found.changes),
+        network_score=found.network_score,
+        amplification=found.amplification,
+        true_reach=found.true_reach,
+        topics=[models.TopicScore(topic.slug, topic.score) for topic in found.topics],
+        location=found.location,
+        nick=found.nick,
+        identities={name: models.NetworkIdentity(who.id, who.name) for name, who in found.identities.items()},
+        influencers=[str(other) for other in found.influencers],
+        influencees=[str(other) for other in found.influencees],
+        influencer_count=found.influencer_count,
+        influencee_count=found.influencee_count,
+        version=found.version,
+    )
+
+
+async def identity(call: Call) -> web.Response:
+    """GET /v3/identities/{network}/{key}: by id first, then by name, or only one of them with ?by=."""
+    network = call.request.match_info["network"]
+    key = call.request.match_info["key"]
+    if network not in NETWORKS:
+        raise Problem("unknown-network", f"no network {bodies.shown(network)}; there are {', '.join(NETWORKS)}")
+    by = call.request.query.get("by")
+    if by not in (None, "id", "name"):
+        raise Problem("bad-query", f"by={bodies.shown(by)} is neither id nor name")
+    for way in ("id", "name") if by is None else (by,):
+        profile_id = call.snapshot.find(network, key, way)
+        if profile_id is not None:
+            etag = f'"{call.version}-{profile_id}-{way}"'
+            answer = models.Identity(network, key, way, str(profile_id), call.version)
+            return call.unchanged(etag) or call.cacheable(answer, etag)
+    raise Problem("unknown-identity", f"no {by or 'id or name'} {bodies.shown(key)} on {network} in this snapshot")
+
+
+async def eligibility(call: Call) -> web.Response:
+    """POST /v3/eligibility. Counting all profiles takes a while, and is done in a thread."""
+    settings = call.site.settings
+    request = await bodies.decode(call.request, settings, _ELIGIBILITY)
+    bodies.check_count(request.ids, settings.batch_limit)
+    rule = Rule.of(request.rule)
+    results = [_eligibility_item(call.snapshot, rule, item) for item in request.ids]
+    answer = models.Eligibility(call.version, results)
+    if request.count:
+        loop = asyncio.get_running_loop()
+        count = await loop.run_in_executor(call.site.slow, call.snapshot.count, rule)
+        answer = models.Eligibility(call.version, results, count)
+    return call.json(answer)
+
+
+def _eligibility_item(snapshot: Snapshot, rule: Rule, item: Any) -> models.EligibilityItem:
+    profile_id = bodies.parse_id(item) if isinstance(item, str) else None
+    if profile_id is None:
+        return models.EligibilityItem(bodies.shown(item), False, ["invalid"], bodies.why_invalid(item))
+    failed = list(snapshot.explain(rule, profile_id))
+    return models.EligibilityItem(item, not failed, failed)
+
+
+def topics() -> Handler:
+    """GET /v3/topics: the taxonomy in pages, by slug. It is read once for each version."""
+    kept: list[tuple[str, list[models.Topic]]] = [("", [])]
+
+    async def page(call: Call) -> web.Response:
+        if kept[0][0] != call.version:
+            kept[0] = (call.version, [topic_answer(found) for found in call.snapshot.topics()])
+        limit = bodies.query_number(call.request, "limit", TOPICS_PER_PAGE, 1, MAX_TOPICS_PER_PAGE)
+        etag = f'"{call.version}-topics"'
+        after = call.request.query.get("after", "")
+        return call.unchanged(etag) or call.cacheable(_topic_page(kept[0][1], call.version, after, limit), etag)
+
+    return page
+
+
+def _topic_page(all_topics: list[models.Topic], version: str, after: str, limit: int) -> models.TopicPage:
+    start = bisect_right(all_topics, after, key=lambda topic: topic.slug)
+    found = all_topics[start : start + limit]
+    more = start + limit < len(all_topics)
+    next_path = f"/v3/topics?after={quote(found[-1].slug, safe='')}&limit={limit}" if more else None
+    return models.TopicPage(version, found, next_path)
+
+
+def topic_answer(found: records.Topic) -> models.Topic:
+    """A topic as JSON has it: its id, which may need all 64 bits, is a string."""
+    topic_id = None if found.topic_id is None else str(found.topic_id)
+    return models.Topic(found.slug, found.name, topic_id, list(found.parents), list(found.children))
+
+
+async def topic(call: Call) -> web.Response:
+    """GET /v3/topics/{slug}."""
+    slug = call.request.match_info["slug"]
+    found = call.snapshot.topic(slug)
+    if found is None:
+        raise Problem("unknown-topic", f"no topic {bodies.shown(slug)} in this snapshot; GET /v3/topics lists them")
+    etag = f'"{call.version}-topic"'
+    answer = models.TopicAnswer(**msgspec.structs.asdict(topic_answer(found)), version=call.version)
+    return call.unchanged(etag) or call.cacheable(answer, etag)
+
+
+async def snapshot(call: Call) -> web.Response:
+    """GET /v3/snapshot."""
+    served = call.snapshot
+    etag = f'"{call.version}"'
+    scored_at = str(np.datetime_as_string(np.datetime64(served.scored_at, "us"), timezone="UTC"))
+    answer = models.SnapshotInfo(call.version, scored_at, served.profiles, served.scored, served.nbytes)
+    return call.unchanged(etag) or call.cacheable(answer, etag)
+
+
+class Route(NamedTuple):
+    """A row of the table: where, who answers, what goes in and out, and which problems there can be."""
+
+    method: str
+    path: str
+    handler: Handler
+    answer: type
+    problems: tuple[str, ...] = ()
+    body: type | None = None
+    cached: bool = False
+
+
+_BODY = (
+    "malformed-request",
+    "bad-json",
+    "slow-body",
+    "body-too-large",
+    "unsupported-media-type",
+    "bad-body",
+    "too-many-ids",
+)
+
+
+def table() -> tuple[Route, ...]:
+    """The routes of one server."""
+    return (
+        Route("GET", "/v3/scores/{id}", score, models.Score, ("invalid-id", "unknown-profile"), cached=True),
+        Route("POST", "/v3/scores/batch", batch, models.Batch, _BODY, body=models.BatchRequest),
+        Route("GET", "/v3/profiles/{id}", profile, models.Profile, ("invalid-id", "unknown-profile"), cached=True),
+        Route(
+            "GET",
+            "/v3/identities/{network}/{key}",
+            identity,
+            models.Identity,
+            ("bad-query", "unknown-network", "unknown-identity"),
+            cached=True,
+        ),
+        Route(
+            "POST",
+            "/v3/eligibility",
+            eligibility,
+            models.Eligibility,
+            (*_BODY, "bad-rule"),
+            body=models.EligibilityRequest,
+        ),
+        Route("GET", "/v3/topics", topics(), models.TopicPage, ("bad-query",), cached=True),
+        Route("GET", "/v3/topics/{slug}", topic, models.TopicAnswer, ("unknown-topic",), cached=True),
+        Route("GET", "/v3/snapshot", snapshot, models.SnapshotInfo, cached=True),
+        Route("GET", "/healthz", health.alive, models.Health),
+        Route("GET", "/readyz", health.readiness(), models.Ready, ("not-ready",)),
+    )

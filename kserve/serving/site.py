@@ -1,0 +1,182 @@
+"""What the handlers of one server share, and what they know of one request."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from aiohttp import web
+from msgspec import UNSET
+from multidict import istr
+
+from kserve.errors import KserveError
+from kserve.serving import problems
+from kserve.serving.models import ProblemDocument
+from kserve.serving.problems import Problem
+from kserve.settings import Settings
+
+if TYPE_CHECKING:
+    from kserve._core import Snapshot, Store
+
+SLOW_THREADS = 2
+"""Threads for what would stop the event loop: counting all profiles, asking which pages are in memory."""
+
+_JSON = "application/json"
+_PROBLEM_JSON = "application/problem+json"
+_CONTENT_TYPE: str = istr("Content-Type")
+_CACHE_CONTROL: str = istr("Cache-Control")
+_ETAG: str = istr("ETag")
+_REQUEST_ID: str = istr("X-Request-Id")
+_SERVER: str = istr("Server")
+_VERSION: str = istr("Kserve-Version")
+_IF_NONE_MATCH: str = istr("If-None-Match")
+_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+
+encode = msgspec.json.Encoder().encode
+log = structlog.get_logger("kserve.serving")
+
+
+class Site:
+    """One server: its store and settings, whether it is draining, and what it keeps between requests."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self.draining = False
+        self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
+        self.cache_control = f"max-age={settings.cache_seconds}"
+        self._prefix = os.urandom(4).hex()
+        self._numbers = itertools.count(1)
+
+    def request_id(self, request: web.BaseRequest) -> str:
+        """The client's own id of the request when it is well-formed, else a new one."""
+        given = request.headers.get(_REQUEST_ID)
+        if given is not None and _WELL_FORMED_ID(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def version(self) -> str | None:
+        """The version in force, for errors outside of every handler; None when there is none."""
+        try:
+            return self.store.version
+        except KserveError:
+            return None
+
+    def refuse(self, problem: Problem, request: web.BaseRequest, request_id: str, version: str | None) -> web.Response:
+        """The answer that a problem ends in."""
+        kind = problem.kind
+        document = ProblemDocument(
+            type=problems.TYPE_PREFIX + problem.slug,
+            title=kind.title,
+            status=kind.status,
+            detail=problem.detail,
+            instance=request_id,
+            version=UNSET if version is None else version,
+        )
+        headers = {_CONTENT_TYPE: _PROBLEM_JSON, _CACHE_CONTROL: "no-store", **problem.headers}
+        response = respond(kind.status, encode(document), headers, request_id, version)
+        if problem.close or self.closes(request):
+            response.force_close()
+        return response
+
+    def closes(self, request: web.BaseRequest) -> bool:
+        """Whether this answer is the last one on its connection, because the server is draining."""
+        return self.draining and not getattr(request.protocol, "waiting_requests", 0)
+
+    def endpoint(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """An aiohttp handler that gives ``handler`` exactly one snapshot, and turns errors into problem documents."""
+
+        async def answer(request: web.Request) -> web.Response:
+            call = Call(self, request, self.store.snapshot())
+            try:
+                response = await handler(call)
+            except Problem as problem:
+                return call.refuse(problem)
+            except KserveError as error:
+                return call.refuse(_logged(error, call))
+            except Exception as error:
+                return call.refuse(_unexpected(error, call))
+            if self.draining and self.closes(request):
+                response.force_close()
+            return response
+
+        return answer
+
+
+class Call:
+    """One request, with the one snapshot that its answer is computed from."""
+
+    __slots__ = ("id", "request", "site", "snapshot", "version")
+
+    def __init__(self, site: Site, request: web.Request, snapshot: Snapshot) -> None:
+        self.site = site
+        self.request = request
+        self.snapshot = snapshot
+        self.version = snapshot.version
+        self.id = site.request_id(request)
+
+    def json(self, answer: Any) -> web.Response:
+        """An answer that is not to be kept."""
+        headers = {_CONTENT_TYPE: _JSON, _CACHE_CONTROL: "no-store"}
+        return respond(200, encode(answer), headers, self.id, self.version)
+
+    def constant(self, body: bytes) -> web.Response:
+        """An answer, ready as JSON, that does not depend on the snapshot."""
+        headers = {_CONTENT_TYPE: _JSON, _CACHE_CONTROL: self.site.cache_control}
+        return respond(200, body, headers, self.id, self.version)
+
+    def unchanged(self, etag: str) -> web.Response | None:
+        """304 if the client has this representation already."""
+        wanted = self.request.headers.get(_IF_NONE_MATCH)
+        if wanted is None or not matches(wanted, etag):
+            return None
+        headers = {_ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
+        return respond(304, None, headers, self.id, self.version)
+
+    def cacheable(self, answer: Any, etag: str) -> web.Response:
+        """An answer that holds as long as this version does."""
+        headers = {_CONTENT_TYPE: _JSON, _ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
+        return respond(200, encode(answer), headers, self.id, self.version)
+
+    def refuse(self, problem: Problem) -> web.Response:
+        """The problem document for this request."""
+        return self.site.refuse(problem, self.request, self.id, self.version)
+
+
+Handler = Callable[[Call], Awaitable[web.Response]]
+
+
+def respond(
+    status: int, body: bytes | None, headers: dict[str, str], request_id: str, version: str | None
+) -> web.Response:
+    """A response with the headers that every answer has."""
+    if version is not None:
+        headers[_VERSION] = version
+    headers[_REQUEST_ID] = request_id
+    headers[_SERVER] = "kserve"
+    return web.Response(body=body, status=status, headers=headers)
+
+
+def matches(wanted: str, etag: str) -> bool:
+    """Whether an If-None-Match names this entity tag (weak comparison; ours have no commas in them)."""
+    if wanted == etag or wanted.strip() == "*":
+        return True
+    return any(tag.strip().removeprefix("W/") == etag for tag in wanted.split(","))
+
+
+def _logged(error: KserveError, call: Call) -> Problem:
+    problem = problems.of_kserve(error)
+    if problem.kind.status >= 500:
+        log.error("request failed", request_id=call.id, version=call.version, error=str(error))
+    return problem
+
+
+def _unexpected(error: Exception, call: Call) -> Problem:
+    log.error("request failed", request_id=call.id, version=call.version, exc_info=error)
+    return problems.internal()

@@ -1,0 +1,263 @@
+"""A real server on a thread of its own, a client that sees every byte, and two small snapshots to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import uvloop
+from aiohttp import web
+
+import kserve
+from kserve.serving.app import SITE, make_app
+from kserve.serving.protocol import Runner
+from kserve.settings import Settings
+from kserve.snapshots.build import Options, build
+from kserve.snapshots.catalog import Catalog
+
+LARGEST = 2**64 - 1
+OPTED_OUT = 13
+CROWD = range(1000, 1400)
+FIRST_DAY = datetime(2026, 11, 21, 4, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+Row = dict[str, Any]
+
+
+def rows(shift: float) -> list[Row]:
+    """The profiles of one day; each scored one has ``shift`` more points than on day one."""
+    known: list[Row] = [
+        {
+            "profile_id": 42,
+            "score": 62.31 + shift,
+            "day_change": 0.12,
+            "week_change": -0.3,
+            "month_change": None,
+            "network_score": 50.5,
+            "amplification": 12.25,
+            "true_reach": 4711,
+            "topics": [{"topic": "pizza", "score": 71.5}, {"topic": "zürich", "score": None}],
+            "location": "US/New York/New York City",
+            "nick": "Joe",
+            "tw_id": "12",
+            "tw_name": "JoeFernandez",
+            "gp_id": "g/1 2",
+            "influencers": [7, LARGEST],
+            "influencees": [0],
+            "influencer_count": 2,
+            "influencee_count": 1,
+        },
+        {"profile_id": 7, "score": None, "day_change": 0.5, "tw_id": "77", "tw_name": "12"},
+        {"profile_id": 0, "score": 1.0 + shift},
+        {
+            "profile_id": LARGEST,
+            "score": 90.0 + shift,
+            "location": "DE/Berlin",
+            "topics": [{"topic": "food", "score": 5.0}],
+        },
+        {"profile_id": OPTED_OUT, "score": 50.0 + shift, "opted_out": True, "tw_name": "gone"},
+    ]
+    return known + [{"profile_id": i, "score": 10.0 + (i % 70) + shift} for i in CROWD]
+
+
+def scores(day_rows: list[Row]) -> dict[int, float | None]:
+    """What the served scores of a day must be."""
+    return {
+        row["profile_id"]: None if row["score"] is None else round(row["score"], 2)
+        for row in day_rows
+        if not row.get("opted_out")
+    }
+
+
+TOPICS = "topicId,topicSlug,topicDisplayName\n1,food,Food\n2,pizza,Pizza\n10000000000000020305,zürich,Zürich\n"
+EDGES = "parentTopicSlug,childTopicSlug\nfood,pizza\n"
+
+_TOPIC = pa.list_(pa.struct([("topic", pa.string()), ("score", pa.float64())]))
+SCHEMA = pa.schema(
+    [
+        ("profile_id", pa.uint64()),
+        *((name, pa.float64()) for name in ("score", "day_change", "week_change", "month_change")),
+        *((name, pa.float64()) for name in ("network_score", "amplification")),
+        ("true_reach", pa.uint32()),
+        ("topics", _TOPIC),
+        ("location", pa.string()),
+        ("opted_out", pa.bool_()),
+        *((name, pa.string()) for name in ("nick", "tw_id", "tw_name", "gp_id", "fb_id", "ig_id")),
+        *((name, pa.list_(pa.uint64())) for name in ("influencers", "influencees")),
+        *((name, pa.uint32()) for name in ("influencer_count", "influencee_count")),
+    ]
+)
+
+
+def write_input(folder: Path, day_rows: list[Row]) -> Path:
+    """A pipeline's output, with its taxonomy beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "topics.csv").write_text(TOPICS)
+    (folder / "edges.csv").write_text(EDGES)
+    path = folder / "profiles.parquet"
+    pq.write_table(pa.Table.from_pylist(day_rows, SCHEMA), path)
+    return path
+
+
+def publish(data: Path, folder: Path, day_rows: list[Row], scored_at: datetime) -> str:
+    """Build and announce a snapshot of these rows; returns its version."""
+    source = write_input(folder, day_rows)
+    options = Options(scored_at=scored_at, topics=folder / "topics.csv", topic_edges=folder / "edges.csv")
+    catalog = Catalog(data)
+    version = build(catalog, source, options).version
+    catalog.publish(version)
+    return version
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def kind(self) -> str:
+        """The last part of a problem document's type."""
+        assert self.headers["content-type"] == "application/problem+json"
+        return str(self.json()["type"]).rpartition(":")[2]
+
+
+class Server:
+    """``kserve serve`` without its process: the same application and connections, on any free port."""
+
+    def __init__(self, data: Path, **settings: Any) -> None:
+        self.settings = Settings(data=data, port=0, drain_timeout=2, **settings)
+        self.store = kserve.open(data, settings=self.settings)
+        self.loop = uvloop.new_event_loop()
+        self.port = 0
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._started.wait(20)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._start())
+        self._started.set()
+        self.loop.run_forever()
+
+    async def _start(self) -> None:
+        app = make_app(self.store, self.settings)
+        self.site = app[SITE]
+        self.runner = Runner(app, self.site)
+        await self.runner.setup()
+        listening = web.TCPSite(self.runner, "127.0.0.1", 0)
+        await listening.start()
+        self.port = listening.port
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(20)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(20)
+        self.loop.close()
+        self.store.close()
+
+    def connect(self) -> Wire:
+        return Wire(self.port)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """One request on a connection of its own; header names with ``_`` for ``-``."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        if body is not None:
+            sent.setdefault("Content-Type", "application/json")
+        with contextlib.closing(connection):
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        return self.ask("POST", path, body, **headers)
+
+
+class Wire:
+    """A bare connection: bytes out, answers in."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._left = b""
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def get(self, path: str, *lines: str) -> None:
+        self.send(request("GET", path, *lines))
+
+    def answer(self) -> Answer:
+        """The next answer; raises EOFError when the connection is closed first."""
+        head, self._left = self._until(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        while len(self._left) < length:
+            self._more()
+        body, self._left = self._left[:length], self._left[length:]
+        return Answer(int(first.split()[1]), headers, body)
+
+    def seconds_until_closed(self) -> float:
+        """How long the server keeps the connection from now on, if it is sent nothing more."""
+        start = time.monotonic()
+        with contextlib.suppress(ConnectionResetError):
+            while self.socket.recv(65536):
+                pass
+        return time.monotonic() - start
+
+    def _until(self, mark: bytes) -> tuple[bytes, bytes]:
+        while mark not in self._left:
+            self._more()
+        head, _, rest = self._left.partition(mark)
+        return head, rest
+
+    def _more(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError("the server closed the connection")
+        self._left += data
+
+
+def request(method: str, path: str, *lines: str, body: bytes = b"") -> bytes:
+    """The bytes of a request."""
+    head = [f"{method} {path} HTTP/1.1", "Host: localhost", *lines]
+    if body:
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+@contextlib.contextmanager
+def serving(data: Path, **settings: Any) -> Iterator[Server]:
+    """A server with settings of its own."""
+    server = Server(data, **settings)
+    try:
+        yield server
+    finally:
+        server.close()

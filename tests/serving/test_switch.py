@@ -1,0 +1,83 @@
+"""A new announcement under load: served within 100 ms, no failed answer, and none that mixes two versions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from serving.support import CROWD, DAY, FIRST_DAY, Server, Wire, publish, request, rows, scores, serving
+
+BATCH = '{"ids":[' + ",".join(f'"{i}"' for i in CROWD) + "]}"
+SWITCHES = 6
+
+
+class Reader(threading.Thread):
+    """Asks for scores and batches until it is told to stop; keeps every (version, score by id) it was told."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.server = server
+        self.stop = threading.Event()
+        self.told: list[tuple[str, dict[int, float | None]]] = []
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with self.server.connect() as wire:
+                while not self.stop.is_set():
+                    self.ask(wire)
+        except Exception as error:
+            self.failure = error
+
+    def ask(self, wire: Wire) -> None:
+        batch = request("POST", "/v3/scores/batch", "Content-Type: application/json", body=BATCH.encode())
+        wire.send(batch + request("GET", "/v3/scores/42"))
+        many, one = wire.answer(), wire.answer()
+        assert (many.status, one.status) == (200, 200)
+        assert many.headers["kserve-version"] == many.json()["version"]
+        assert one.headers["kserve-version"] == one.json()["version"]
+        assert one.headers["etag"].startswith(f'"{one.json()["version"]}-')
+        self.told.append((many.json()["version"], {int(i["id"]): i["score"] for i in many.json()["scores"]}))
+        self.told.append((one.json()["version"], {42: one.json()["score"]}))
+
+
+def wait_for(server: Server, version: str) -> float:
+    """Seconds until a running server answers with this version."""
+    start = time.monotonic()
+    with server.connect() as wire:
+        while time.monotonic() < start + 10:
+            wire.get("/v3/scores/42")
+            if wire.answer().headers["kserve-version"] == version:
+                return time.monotonic() - start
+    raise AssertionError(f"{version} was never served")
+
+
+def test_switch_under_load(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    held = {publish(data, tmp_path / "0", rows(0.0), FIRST_DAY): scores(rows(0.0))}
+    seconds = []
+    with serving(data) as server:
+        readers = [Reader(server) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for day in range(1, SWITCHES + 1):
+            version = publish(data, tmp_path / str(day), rows(day / 4), FIRST_DAY + day * DAY)
+            seconds.append(wait_for(server, version))
+            held[version] = scores(rows(day / 4))
+        for reader in readers:
+            reader.stop.set()
+        for reader in readers:
+            reader.join(20)
+            check(reader, held)
+    assert sorted(seconds)[len(seconds) // 2] < 0.1
+
+
+def check(reader: Reader, held: dict[str, dict[int, float | None]]) -> None:
+    assert reader.failure is None, reader.failure
+    assert len(reader.told) > 2 * SWITCHES
+    order = list(held)
+    seen = [order.index(version) for version, _ in reader.told]
+    assert seen == sorted(seen), "a reader saw an older version after a newer one"
+    for version, answers in reader.told:
+        assert answers == {i: held[version][i] for i in answers}
