@@ -97,10 +97,11 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer; what aiohttp refused itself becomes a problem document first."""
-        if isinstance(resp, web.HTTPException):
-            resp = self._refuse(request, problems.of_aiohttp(resp, request.path))
-        elif resp.status == SLOW:
-            self._lingering_time = 0.0  # it has been waited for long enough
+        if resp.status >= 400:  # so that what goes well pays nothing for this
+            if isinstance(resp, web.HTTPException):
+                resp = self._refuse(request, problems.of_aiohttp(resp, request.path))
+            elif resp.status == SLOW:
+                self._lingering_time = 0.0  # it has been waited for long enough
         return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
