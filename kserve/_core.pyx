@@ -13,6 +13,7 @@ from kserve.errors import KserveError, UnknownProfile
 from kserve.records import NETWORKS, Changes, Identity, Profile, Scores, TopicScore
 from kserve.rule import Rule
 
+from cpython.number cimport PyNumber_Index
 from libc.math cimport NAN
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -70,7 +71,7 @@ cdef class Snapshot(Mapping):
         cdef uint64_t wanted
         cdef int64_t slot
         try:
-            wanted = profile_id
+            wanted = PyNumber_Index(profile_id)
         except OverflowError:
             raise UnknownProfile(profile_id, self.version) from None
         slot = find_slot(&self.view, wanted)
@@ -321,6 +322,8 @@ cdef tuple topics_at(Snapshot self, uint64_t slot):
     slugs = self.vocabulary.slugs
     topics = []
     for entry in range(start, stop):
+        if not 1 <= self.view.topic_ids[entry] <= len(slugs):
+            raise self._bad("topics", f"topic {self.view.topic_ids[entry]} is not in the table of {len(slugs)}")
         score = None if self.view.topic_scores == NULL else points(self.view.topic_scores[entry])
         topics.append(TopicScore(slugs[self.view.topic_ids[entry] - 1], score))
     return tuple(topics)
@@ -329,7 +332,10 @@ cdef tuple topics_at(Snapshot self, uint64_t slot):
 cdef object location_at(Snapshot self, uint64_t slot):
     if self.view.locations == NULL or self.view.locations[slot] == UNKNOWN_LOCATION:
         return None
-    return self.vocabulary.locations[self.view.locations[slot] - 1]
+    locations = self.vocabulary.locations
+    if self.view.locations[slot] > len(locations):
+        raise self._bad("locations", f"location {self.view.locations[slot]} is not in the table of {len(locations)}")
+    return locations[self.view.locations[slot] - 1]
 
 
 cdef CompiledRule compiled_for(Snapshot self, source):

@@ -24,7 +24,6 @@ cdef enum:
 
     EMPTY = 0                   # as a score: no profile in this slot
     UNSCORED = 0xFFFF           # as a score, and "not known" in the other uint16 columns
-    UNKNOWN_COUNT = 0xFFFFFFFF  # in uint32 columns and counts: not known
     UNKNOWN_CHANGE = -32768
     UNKNOWN_LOCATION = 0
     LOWEST_SCORE = 100          # hundredths of a point
@@ -32,6 +31,12 @@ cdef enum:
     MAX_TOPICS = 20             # of one profile
     MAX_INFLUENCE = 5           # ids in one influence list
     MAX_TEXT = 255              # bytes of a name or of a network's id
+
+cdef extern from *:
+    """
+    #define KSERVE_UNKNOWN_COUNT UINT32_MAX
+    """
+    const uint32_t UNKNOWN_COUNT "KSERVE_UNKNOWN_COUNT"     # in uint32 columns and counts: not known
 
 cdef enum:                     # SectionKind
     LINES = 0                   # Line by line number

@@ -173,7 +173,7 @@ class Catalog:
     def publish(self, version: str, progress: Progress | None = None) -> Snapshot:
         """Re-read a candidate as a reader will, verify all of it, move it among the published, and announce it.
 
-        A version that is published already is re-read and announced again. Returns the snapshot that was checked.
+        A version that is published already is re-read and announced again. Returns it, opened where readers find it.
         Raises UnknownVersion, SnapshotError, StorageError, Busy.
         """
         folder = self.folder(version)
@@ -187,7 +187,7 @@ class Catalog:
                 sync_directory(self.snapshots)
                 sync_directory(self.candidates)
             self._announce(version)
-        return snapshot
+        return self.open(version)
 
     def _open(self, folder: Path) -> Snapshot:
         try:
