@@ -13,7 +13,7 @@ from serving.support import FIRST_DAY, Server, publish, rows, serving
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with one day announced."""
     folder = tmp_path_factory.mktemp("served")
-    publish(folder / "data", folder / "input", rows(0.0), FIRST_DAY)
+    publish(folder / "data", rows(0.0), FIRST_DAY)
     return folder / "data"
 
 

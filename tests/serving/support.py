@@ -1,4 +1,4 @@
-"""A real server on a thread of its own, a client that sees every byte, and two small snapshots to serve."""
+"""A real server on a thread of its own, a client that sees every byte, and a small day of profiles to serve."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import snapshots
 import uvloop
 from aiohttp import web
 
@@ -23,8 +22,6 @@ import kserve
 from kserve.serving.app import SITE, make_app
 from kserve.serving.protocol import Runner
 from kserve.settings import Settings
-from kserve.snapshots.build import Options, build
-from kserve.snapshots.catalog import Catalog
 
 LARGEST = 2**64 - 1
 OPTED_OUT = 13
@@ -83,41 +80,14 @@ def scores(day_rows: list[Row]) -> dict[int, float | None]:
 TOPICS = "topicId,topicSlug,topicDisplayName\n1,food,Food\n2,pizza,Pizza\n10000000000000020305,zürich,Zürich\n"
 EDGES = "parentTopicSlug,childTopicSlug\nfood,pizza\n"
 
-_TOPIC = pa.list_(pa.struct([("topic", pa.string()), ("score", pa.float64())]))
-SCHEMA = pa.schema(
-    [
-        ("profile_id", pa.uint64()),
-        *((name, pa.float64()) for name in ("score", "day_change", "week_change", "month_change")),
-        *((name, pa.float64()) for name in ("network_score", "amplification")),
-        ("true_reach", pa.uint32()),
-        ("topics", _TOPIC),
-        ("location", pa.string()),
-        ("opted_out", pa.bool_()),
-        *((name, pa.string()) for name in ("nick", "tw_id", "tw_name", "gp_id", "fb_id", "ig_id")),
-        *((name, pa.list_(pa.uint64())) for name in ("influencers", "influencees")),
-        *((name, pa.uint32()) for name in ("influencer_count", "influencee_count")),
-    ]
-)
 
-
-def write_input(folder: Path, day_rows: list[Row]) -> Path:
-    """A pipeline's output, with its taxonomy beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "topics.csv").write_text(TOPICS)
-    (folder / "edges.csv").write_text(EDGES)
-    path = folder / "profiles.parquet"
-    pq.write_table(pa.Table.from_pylist(day_rows, SCHEMA), path)
-    return path
-
-
-def publish(data: Path, folder: Path, day_rows: list[Row], scored_at: datetime) -> str:
-    """Build and announce a snapshot of these rows; returns its version."""
-    source = write_input(folder, day_rows)
-    options = Options(scored_at=scored_at, topics=folder / "topics.csv", topic_edges=folder / "edges.csv")
-    catalog = Catalog(data)
-    version = build(catalog, source, options).version
-    catalog.publish(version)
-    return version
+def publish(data: Path, day_rows: list[Row], scored_at: datetime) -> str:
+    """Build and announce a snapshot of these rows, with the taxonomy; returns its version."""
+    data.mkdir(parents=True, exist_ok=True)
+    topics, edges = data.with_name("topics.csv"), data.with_name("edges.csv")
+    topics.write_text(TOPICS)
+    edges.write_text(EDGES)
+    return snapshots.publish(data, day_rows, scored_at=scored_at, topics=topics, topic_edges=edges).version
 
 
 class Answer(NamedTuple):

@@ -12,7 +12,7 @@ from serving.support import FIRST_DAY, Server, publish, rows, serving
 @pytest.fixture
 def damaged(tmp_path: Path) -> Iterator[Server]:
     """A server of its own data, to be damaged."""
-    publish(tmp_path / "data", tmp_path / "input", rows(0.0), FIRST_DAY)
+    publish(tmp_path / "data", rows(0.0), FIRST_DAY)
     with serving(tmp_path / "data") as found:
         yield found
 

@@ -55,14 +55,14 @@ def wait_for(server: Server, version: str) -> float:
 
 def test_switch_under_load(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    held = {publish(data, tmp_path / "0", rows(0.0), FIRST_DAY): scores(rows(0.0))}
+    held = {publish(data, rows(0.0), FIRST_DAY): scores(rows(0.0))}
     seconds = []
     with serving(data) as server:
         readers = [Reader(server) for _ in range(3)]
         for reader in readers:
             reader.start()
         for day in range(1, SWITCHES + 1):
-            version = publish(data, tmp_path / str(day), rows(day / 4), FIRST_DAY + day * DAY)
+            version = publish(data, rows(day / 4), FIRST_DAY + day * DAY)
             seconds.append(wait_for(server, version))
             held[version] = scores(rows(day / 4))
         for reader in readers:
