@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,29 @@ def test_drain_answers_everything_that_was_pipelined(published: Path) -> None:
                 answers.append(wire.answer())
         assert len(answers) == 2000
         assert {answer.status for answer in answers} == {200}
+        assert server.popen.wait(10) == 0
+
+
+def ask_until_told_to_stop(wire: Wire, answered: list[int]) -> None:
+    """One request after the other, as long as the server does not say that it closes the connection."""
+    connection = ""
+    while connection != "close":
+        wire.get("/v3/scores/42")
+        answer = wire.answer()
+        answered.append(answer.status)
+        connection = answer.headers.get("connection", "")
+
+
+def test_drain_under_load_loses_no_request(published: Path) -> None:
+    with process(published, drain_timeout=8) as server, ThreadPoolExecutor(8) as pool:
+        answered: list[int] = []
+        clients = [pool.submit(ask_until_told_to_stop, server.connect(), answered) for _ in range(8)]
+        time.sleep(0.5)
+        server.signal(signal.SIGTERM)
+        for client in clients:
+            client.result(20)
+        assert len(answered) > 50
+        assert set(answered) == {200}
         assert server.popen.wait(10) == 0
 
 
