@@ -140,7 +140,7 @@ class _Header(NamedTuple):
 def _reading(part: Part) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, UnicodeError, csv.Error) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         message = f"not a whole {'Parquet' if part.kind == 'parquet' else 'CSV'} file: {reason[0]}"
         raise InputError(message, file=part.path, remedy="write this part again") from error
@@ -160,8 +160,11 @@ def _parquet_header(part: Part) -> _Header:
 
 def _csv_header(part: Part) -> _Header:
     with pa.input_stream(str(part.path)) as stream:
-        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)
+        # Text is decoded ahead of the header's end; broken UTF-8 of later rows is these rows' affair.
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""), strict=True)
         names = next((line for line in lines if line), [])
+    for name in names:
+        name.encode()
     _check_distinct(part, names)
     return _Header(dict.fromkeys(names, pa.large_binary()), _count_lines(part) - 1)
 
@@ -249,7 +252,8 @@ def _parquet_chunks(part: Part, names: Mapping[str, str]) -> Iterator[_Chunk]:
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield _Chunk(part, row, batch, {})
+            if batch.num_rows:
+                yield _Chunk(part, row, batch, {})
             row += batch.num_rows
 
 
@@ -257,9 +261,12 @@ def _parquet_batches(part: Part, names: Mapping[str, str]) -> Generator[Batch]:
     repeating = [names[ours] for ours in ("location", "topics") if ours in names]
     with pq.ParquetFile(part.path) as file:
         metadata, dictionaries = file.metadata, _string_leaves(file.schema, repeating)
-    options = {"metadata": metadata, "read_dictionary": dictionaries, "page_checksum_verification": True}
-    with pq.ParquetFile(part.path, buffer_size=READ_BUFFER, **options) as file:
-        yield from (batch for batch in file.iter_batches(ROWS, columns=list(names.values())) if batch.num_rows)
+    # Either a buffer or pre-buffering; the latter, Arrow's default, would hold whole row groups.
+    options = {"buffer_size": READ_BUFFER, "pre_buffer": False, "page_checksum_verification": True}
+    with pq.ParquetFile(part.path, metadata=metadata, read_dictionary=dictionaries, **options) as file:
+        # One row group after the other: Arrow cannot make a batch of lists whose strings have two dictionaries.
+        for group in range(metadata.num_row_groups):
+            yield from file.iter_batches(ROWS, row_groups=[group], columns=list(names.values()))
 
 
 def _string_leaves(schema: Any, columns: list[str]) -> list[str]:
@@ -279,7 +286,7 @@ def _csv_chunks(part: Part, names: Mapping[str, str]) -> Iterator[_Chunk]:
         with _reading(part):
             batch = next(reader, None)
         last = batch is None
-        batch = reader.schema.empty_table().combine_chunks().to_batches()[0] if last else batch
+        batch = pa.RecordBatch.from_pylist([], reader.schema) if last else batch
         chunk = _with_malformed(part, row, batch, malformed)
         if chunk.batch.num_rows:
             yield chunk
@@ -348,8 +355,10 @@ class _Rows:
 
     def blame(self, ours: str, flaws: Flaws, value: Callable[[int], object]) -> None:
         """Reject rows with a flaw; ``value``(i) is what is wrong with row i."""
-        for row in [] if flaws is None else np.flatnonzero((flaws != 0) & (self.reject == 0)).tolist():
-            self._add(row, self._names[ours], Reason(int(flaws[row])), value(row))  # type: ignore[index]
+        if flaws is None:
+            return
+        for row in np.flatnonzero((flaws != 0) & (self.reject == 0)).tolist():
+            self._add(row, self._names[ours], Reason(int(flaws[row])), value(row))
 
     def blame_elements(self, ours: str, lists: Lists, flaws: Flaws, elements: Array) -> None:
         """Reject rows for the first flawed element of their list."""

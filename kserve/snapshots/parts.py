@@ -14,6 +14,8 @@ TAXONOMY_FILES = ("topics.csv", "topic_edges.csv", "edges.csv")
 """These may lie beside the parts in a folder and are no parts."""
 
 MANIFEST = "_manifest.json"
+FILE_MANIFEST = ".manifest.json"
+"""The manifest of a folder's parts, and the ending of that of a single file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def find_parts(source: str | Path) -> tuple[Part, ...]:
 
 
 def _may_be_part(file: Path) -> bool:
-    return not file.name.startswith(("_", "."))
+    return not file.name.startswith(("_", ".")) and not file.name.endswith(FILE_MANIFEST)
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
@@ -101,7 +103,7 @@ def load_manifest(source: str | Path, parts: tuple[Part, ...]) -> dict[str, Any]
     """
     first = parts[0].path
     folders = {part.path.parent for part in parts}
-    file = first.with_name(first.name + ".manifest.json") if Path(source).is_file() else first.parent / MANIFEST
+    file = first.with_name(first.name + FILE_MANIFEST) if Path(source).is_file() else first.parent / MANIFEST
     if len(folders) > 1 or not file.is_file():
         return None
     try:

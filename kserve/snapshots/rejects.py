@@ -74,7 +74,7 @@ class Rejects:
             self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._writer = csv.writer(self._file)
             self._writer.writerow(HEADER)
-        self._writer.writerow(fault._replace(reason=fault.reason.name))  # type: ignore[arg-type]
+        self._writer.writerow((*fault[:3], fault.reason.name, *fault[4:]))
 
     def close(self) -> None:
         """Finish the file, if there is one."""
