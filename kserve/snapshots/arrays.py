@@ -236,42 +236,64 @@ def to_texts(array: Array) -> tuple[Text, Flaws]:
 
 
 class Lookup:
-    """Strings to numbers, each different one once; remembers the last dictionary: Parquet repeats it in every batch."""
+    """Strings to numbers, each different one once.
+
+    Parquet repeats a dictionary in every batch of a row group: the last one is remembered with its numbers. The next
+    row group's has much the same entries in another order: all that were ever numbered are remembered too.
+    """
 
     def __init__(self, number: Callable[[Any], tuple[int, int]], dtype: type[np.unsignedinteger[Any]]) -> None:
         self._number = number
-        self._dtype = dtype
         self._last: Array = None
+        self._seen: list[Array] = []
+        self._seen_numbers = [np.zeros(0, dtype)]
+        self._table = np.zeros(0, dtype)
+        self._reasons = np.zeros(0, np.uint8)
+        self._known = np.zeros(0, bool)
 
     def __call__(self, array: Array) -> tuple[npt.NDArray[Any], Flaws]:
         """Numbers[n], and flaws if there are any; nulls are what the number of None is."""
         if not pa.types.is_dictionary(array.type):
             array = (to_bytes(array) if is_textual(array.type) else array).dictionary_encode()
+        if self._last is None or not self._last.equals(array.dictionary):
+            self._last = array.dictionary
+            self._recall()
         indices = array.indices.cast(pa.int32())
         where = (_values(indices, np.int32), *_validity(indices))
-        self._learn(array.dictionary, where)
-        out = np.empty(len(array), self._dtype)
+        self._learn(where)
+        out = np.empty(len(array), self._table.dtype)
         return out, _columns.look_up(*where, self._table, self._reasons, *self._number(None), out)
 
-    def _learn(self, dictionary: Array, where: tuple[Any, U8, int]) -> None:
-        """Number the entries that are in use: a dictionary may have others, which are nobody's."""
-        size = len(dictionary)
-        if self._last is None or not self._last.equals(dictionary):
-            self._last = dictionary
-            self._known = np.zeros(size, np.uint8)
-            # One entry at least: look_up reads one for nulls too, if only to drop it.
-            self._table = np.zeros(max(size, 1), self._dtype)
-            self._reasons = np.zeros(max(size, 1), np.uint8)
-        used = np.zeros(size, np.uint8)
+    def _recall(self) -> None:
+        """Take the numbers of a new dictionary's entries that were seen before."""
+        self._entries = to_bytes(self._last) if is_textual(self._last.type) else self._last
+        size = max(len(self._entries), 1)  # look_up reads an entry for nulls too, if only to drop it
+        self._table = np.zeros(size, self._table.dtype)
+        self._reasons = np.zeros(size, np.uint8)
+        self._known = np.zeros(len(self._entries), bool)
+        if self._seen:
+            self._seen = [pa.concat_arrays(self._seen)]
+            self._seen_numbers = [np.concatenate(self._seen_numbers)]
+            places = pc.index_in(self._entries, self._seen[0])
+            self._known = places.is_valid().to_numpy(zero_copy_only=False)
+            known = np.flatnonzero(self._known)
+            self._table[known] = self._seen_numbers[0][places.drop_null().to_numpy()]
+
+    def _learn(self, where: tuple[Any, U8, int]) -> None:
+        """Number the entries that are in use now: a dictionary may have others, which are nobody's."""
+        used = np.zeros(len(self._known), np.uint8)
         _columns.mark_used(*where, used)
-        new = np.flatnonzero(used & ~self._known)
-        if len(new):
-            entries = dictionary.take(pa.array(new))
-            # The detour by NumPy is five times as fast as to_pylist.
-            texts = to_bytes(entries).to_numpy(zero_copy_only=False).tolist() if is_textual(entries.type) else None
-            numbers = [self._number(entry) for entry in (entries.to_pylist() if texts is None else texts)]
-            self._table[new], self._reasons[new] = zip(*numbers, strict=True)
-            self._known[new] = 1
+        new = np.flatnonzero(used > self._known)
+        if not len(new):
+            return
+        entries = self._entries.take(pa.array(new))
+        # The detour by NumPy is five times as fast as to_pylist.
+        texts = entries.to_numpy(zero_copy_only=False).tolist() if is_textual(entries.type) else entries.to_pylist()
+        numbers, reasons = zip(*map(self._number, texts), strict=True)
+        self._table[new], self._reasons[new], self._known[new] = numbers, reasons, True
+        good = self._reasons[new] == 0
+        self._seen.append(entries.filter(pa.array(good)))
+        self._seen_numbers.append(self._table[new][good])
 
 
 class Lists(NamedTuple):

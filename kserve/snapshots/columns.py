@@ -210,32 +210,22 @@ class Dictionaries:
         self._closed = taxonomy is not None
         self._topics = {row[1]: number for number, row in enumerate(self.topic_table, 1)}
         self._locations: dict[str, int] = {}
-        self._spellings: dict[bytes, int] = {b"": 0}
 
     def location(self, raw: bytes | None) -> tuple[int, int]:
         """Number and 0, or 0 and the Reason why this is no location; null and empty are 0 and 0."""
-        if raw is None:
-            return 0, 0
-        number = self._spellings.get(raw)
-        if number is not None:
-            return number, 0
         try:
-            parts = [part.strip() for part in raw.decode().strip().split("/")]
+            parts = [part.strip() for part in (raw or b"").decode().split("/")]
         except UnicodeDecodeError:
             return 0, Reason.bad_utf8
-        if parts != [""] and not all(parts):
+        if parts == [""]:
+            return 0, 0
+        if "" in parts:
             return 0, Reason.bad_location
-        number = self._location_number("/".join(parts))
-        self._spellings[raw] = number
-        return number, 0
-
-    def _location_number(self, path: str) -> int:
-        if not path:
-            return 0
+        path = "/".join(parts)
         number = self._locations.setdefault(path, len(self.location_table) + 1)
         if number > len(self.location_table):
             self.location_table.append(path)
-        return number
+        return number, 0
 
     def topic(self, raw: bytes | None) -> tuple[int, int]:
         """Number and 0, or 0 and the Reason. Raises InputError when there are more topics than numbers."""
