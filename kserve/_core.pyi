@@ -1,6 +1,7 @@
 """One version to read from, and the store that holds the version in force."""
 
-from collections.abc import Callable, Mapping as MappingOf, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeAlias, final, overload
@@ -12,21 +13,25 @@ from kserve._mapping import Mapping
 from kserve.records import Profile, Scores, Topic
 from kserve.rule import Rule
 
-Ids: TypeAlias = npt.NDArray[np.integer[Any]] | Sequence[int]
-RuleLike: TypeAlias = Rule | MappingOf[str, Any]
+_Ids: TypeAlias = npt.NDArray[np.integer[Any]] | Sequence[int]
+_RuleLike: TypeAlias = Rule | MappingOf[str, Any]
 
-PARALLEL_SLOTS: int
-CACHED_RULES: int
-ID_FIELDS: dict[str, int]
+__all__ = ["Snapshot", "Store", "as_ids"]
 
 @final
 class Snapshot(Mapping):
     """One immutable version, mapped read-only. Any number of threads may read it at once.
 
     Methods with a rule raise :class:`~kserve.errors.RuleError`; those with a profile id raise
-    :class:`~kserve.errors.UnknownProfile` (a KeyError) for one that this version does not have, TypeError for no integer.
+    :class:`~kserve.errors.UnknownProfile` (a KeyError) for one that is not there, and TypeError for no integer.
     """
 
+    @property
+    def format(self) -> int:
+        """Format version of the file."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the input columns that this version has."""
     def __init__(self, path: str | PathLike[str]) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -38,22 +43,22 @@ class Snapshot(Mapping):
         """(slot, score, day, week, month change): what a score answer needs, from one cache line."""
     def get(self, profile_id: int) -> Profile:
         """All fields."""
-    def get_many(self, ids: Ids, changes: bool = False) -> Scores:
+    def get_many(self, ids: _Ids, changes: bool = False) -> Scores:
         """Scores of n ids. Raises TypeError for ids that are no integers, OverflowError for negative ones."""
-    def hundredths(self, ids: Ids) -> npt.NDArray[np.uint16]:
+    def hundredths(self, ids: _Ids) -> npt.NDArray[np.uint16]:
         """Scores as they are kept: uint16[n] hundredths; 0 for no such profile, 65535 for unscored."""
     def find(self, network: str, key: str, by: str | None = None) -> int | None:
         """The profile with that id or name on a network, or None. ``by``: "id", "name", or None for id, then name."""
     @overload
-    def eligible(self, rule: RuleLike, ids: int) -> bool: ...
+    def eligible(self, rule: _RuleLike, ids: int) -> bool: ...
     @overload
-    def eligible(self, rule: RuleLike, ids: Ids) -> npt.NDArray[np.bool_]: ...
-    def explain(self, rule: RuleLike, profile_id: int) -> tuple[str, ...]:
+    def eligible(self, rule: _RuleLike, ids: _Ids) -> npt.NDArray[np.bool_]: ...
+    def explain(self, rule: _RuleLike, profile_id: int) -> tuple[str, ...]:
         """The criteria that the profile does not meet; ("unknown",) for no such profile, () for an eligible one."""
-    def count(self, rule: RuleLike) -> int:
+    def count(self, rule: _RuleLike) -> int:
         """How many profiles are eligible."""
-    def select(self, rule: RuleLike, limit: int) -> npt.NDArray[np.uint64]:
-        """Ids of at most ``limit`` eligible profiles: highest score first, then lowest id; the unscored last."""
+    def select(self, rule: _RuleLike, limit: int) -> npt.NDArray[np.uint64]:
+        """_Ids of at most ``limit`` eligible profiles: highest score first, then lowest id; the unscored last."""
     def topic(self, slug: str) -> Topic | None: ...
     def topics(self) -> tuple[Topic, ...]:
         """The whole taxonomy, by slug."""
@@ -86,15 +91,15 @@ class Store:
     ) -> None: ...
     def score(self, profile_id: int) -> float | None: ...
     def get(self, profile_id: int) -> Profile: ...
-    def get_many(self, ids: Ids, changes: bool = False) -> Scores: ...
+    def get_many(self, ids: _Ids, changes: bool = False) -> Scores: ...
     def find(self, network: str, key: str, by: str | None = None) -> int | None: ...
     @overload
-    def eligible(self, rule: RuleLike, ids: int) -> bool: ...
+    def eligible(self, rule: _RuleLike, ids: int) -> bool: ...
     @overload
-    def eligible(self, rule: RuleLike, ids: Ids) -> npt.NDArray[np.bool_]: ...
-    def explain(self, rule: RuleLike, profile_id: int) -> tuple[str, ...]: ...
-    def count(self, rule: RuleLike) -> int: ...
-    def select(self, rule: RuleLike, limit: int) -> npt.NDArray[np.uint64]: ...
+    def eligible(self, rule: _RuleLike, ids: _Ids) -> npt.NDArray[np.bool_]: ...
+    def explain(self, rule: _RuleLike, profile_id: int) -> tuple[str, ...]: ...
+    def count(self, rule: _RuleLike) -> int: ...
+    def select(self, rule: _RuleLike, limit: int) -> npt.NDArray[np.uint64]: ...
 
-def as_ids(ids: Ids) -> npt.NDArray[np.uint64]:
+def as_ids(ids: _Ids) -> npt.NDArray[np.uint64]:
     """A batch of profile ids as uint64[n]. Raises TypeError, or OverflowError naming the first that cannot be an id."""

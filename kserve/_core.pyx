@@ -35,12 +35,15 @@ from kserve._view cimport (
 )
 from kserve.layout cimport *
 
+__all__ = ["Snapshot", "Store", "as_ids"]
+
 PARALLEL_SLOTS = 1 << 22
 CACHED_RULES = 256
 ID_FIELDS = {"tw": TW_ID, "gp": GP_ID, "fb": FB_ID, "ig": IG_ID}
 
 cdef enum:
-    BATCH = 64                  # lines that are asked for before the first one is read
+    BATCH = 256                 # ids that are looked up at once
+    IN_FLIGHT = 32              # of them, lines that are on their way from memory
 
 
 cdef class Snapshot(Mapping):
@@ -127,7 +130,7 @@ cdef class Snapshot(Mapping):
                 n = min(BATCH, wanted.shape[0] - start)
                 find_many(&self.view, &wanted[start], n, slots)
                 for i in range(n):
-                    scores[start + i] = EMPTY if slots[i] < 0 else line_of(&self.view, slots[i]).scores[slots[i] % LINE_SLOTS]
+                    scores[start + i] = score_at(&self.view, slots[i])
         return np.asarray(scores)
 
     def get_many(self, ids, bint changes=False):
@@ -139,7 +142,6 @@ cdef class Snapshot(Mapping):
         cdef int64_t slots[BATCH]
         cdef Py_ssize_t batch, start, i, n
         cdef int period
-        cdef const Line *line
         with nogil:
             for batch in range((total + BATCH - 1) // BATCH):
                 start = batch * BATCH
@@ -262,30 +264,47 @@ cdef inline const Line *line_of(const View *view, int64_t slot) noexcept nogil:
 
 
 cdef void find_many(const View *view, const uint64_t *ids, Py_ssize_t n, int64_t *slots) noexcept nogil:
-    """Slots (or NOT_FOUND) of up to BATCH ids: all lines are on their way before the first is looked at."""
-    cdef uint64_t lines[BATCH]
-    cdef int overflowed[BATCH]
-    cdef int waiting = 0
-    cdef Py_ssize_t i
+    """Slots (or NOT_FOUND) of up to BATCH ids, with IN_FLIGHT lines on their way from memory at any time.
+
+    A look-up that goes on in the next line takes its turn again, so that this line too is there when it is looked at.
+    """
+    cdef uint64_t lines[IN_FLIGHT]
+    cdef Py_ssize_t owners[IN_FLIGHT]
+    cdef Py_ssize_t started = min(n, <Py_ssize_t>IN_FLIGHT)
+    cdef Py_ssize_t turns = n * <Py_ssize_t>view.longest_probe
+    cdef Py_ssize_t turn = 0, i, place
+    cdef uint64_t line, next_line
     cdef int k
-    for i in range(n):
+    for i in range(started):
+        owners[i] = i
         lines[i] = home_line(ids[i], view.n_lines)
         prefetch(&view.lines[lines[i]])
-    for i in range(n):
-        k = slot_in_line(&view.lines[lines[i]], ids[i])
-        slots[i] = <int64_t>lines[i] * LINE_SLOTS + k if k >= 0 else NOT_FOUND
+    cdef Py_ssize_t in_flight = started
+    while started < n and turn < turns:
+        place = turn % IN_FLIGHT
+        i, line = owners[place], lines[place]
+        k = slot_in_line(&view.lines[line], ids[i])
+        slots[i] = <int64_t>(line * LINE_SLOTS) + k if k >= 0 else NOT_FOUND
+        next_line = home_line(ids[started], view.n_lines)
         if k == LINE_FULL:
-            lines[i] = 0 if lines[i] + 1 == view.n_lines else lines[i] + 1
-            prefetch(&view.lines[lines[i]])
-            overflowed[waiting] = <int>i
-            waiting += 1
-    for i in range(waiting):
-        k = overflowed[i]
-        slots[k] = find_from(view, ids[k], lines[k], view.longest_probe)
+            next_line = 0 if line + 1 == view.n_lines else line + 1
+        else:
+            owners[place] = started
+            started += 1
+        lines[place] = next_line
+        prefetch(&view.lines[next_line])
+        turn += 1
+    for place in range(in_flight):
+        i = owners[place]
+        slots[i] = find_from(view, ids[i], lines[place], view.longest_probe)
+
+
+cdef inline uint16_t score_at(const View *view, int64_t slot) noexcept nogil:
+    return EMPTY if slot < 0 else line_of(view, slot).scores[slot % LINE_SLOTS]
 
 
 cdef inline void read_score(const View *view, int64_t slot, double *value, uint8_t *status) noexcept nogil:
-    cdef uint16_t score = EMPTY if slot < 0 else line_of(view, slot).scores[slot % LINE_SLOTS]
+    cdef uint16_t score = score_at(view, slot)
     status[0] = (score != EMPTY) + (score != EMPTY and score != UNSCORED)
     value[0] = score / 100.0 if status[0] == 2 else NAN
 
@@ -381,7 +400,7 @@ def as_ids(ids):
     if not isinstance(ids, np.ndarray):
         return np.fromiter(map(index, ids), dtype=np.uint64, count=len(ids))
     if ids.dtype.kind not in "ui" or ids.ndim != 1:
-        raise TypeError(f"profile ids are a one-dimensional array of integers, not {ids.ndim} dimensions of {ids.dtype}")
+        raise TypeError(f"profile ids are one dimension of integers, not {ids.ndim} dimensions of {ids.dtype}")
     if ids.dtype.kind == "i" and (ids < 0).any():
         raise OverflowError(f"no profile id is negative: index {int(np.argmax(ids < 0))} is {ids[np.argmax(ids < 0)]}")
     return np.ascontiguousarray(ids, dtype=np.uint64)

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from os import PathLike
 
+from typing_extensions import disjoint_base
+
 from kserve.vocabulary import Vocabulary
+
+__all__ = ["BYTE_ORDER", "MAGIC", "PAGE", "SECTIONS", "Mapping", "live_mappings", "version_name"]
 
 SECTIONS: tuple[str, ...]
 MAGIC: bytes
 BYTE_ORDER: int
 PAGE: int
-CHECKSUM_STEP: int
 
+@disjoint_base
 class Mapping:
     """The file of one snapshot, open as long as this object lives.
 
@@ -24,8 +28,6 @@ class Mapping:
     @property
     def version(self) -> str: ...
     @property
-    def format(self) -> int: ...
-    @property
     def scored_at(self) -> int:
         """Microseconds since 1970, UTC."""
     @property
@@ -35,9 +37,6 @@ class Mapping:
     @property
     def nbytes(self) -> int:
         """Size of the file."""
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the input columns that this version has."""
     @property
     def vocabulary(self) -> Vocabulary: ...
     def sections(self) -> dict[str, dict[str, int]]:

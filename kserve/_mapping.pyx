@@ -21,6 +21,8 @@ from kserve._verify cimport Expected, check_view
 from kserve._view cimport View
 from kserve.layout cimport *
 
+__all__ = ["BYTE_ORDER", "MAGIC", "PAGE", "SECTIONS", "Mapping", "live_mappings", "version_name"]
+
 cdef extern from "<sys/mman.h>" nogil:
     """
     #ifndef MADV_POPULATE_READ
@@ -134,7 +136,8 @@ cdef class Mapping:
         lengths = {name: section["length"] for name, section in sections.items()}
         for name, expected in self._expected_lengths(lengths).items():
             if lengths[name] not in expected:
-                raise self._bad("section table", f"{name} has {lengths[name]} bytes, not {' or '.join(map(str, expected))}")
+                choices = " or ".join(map(str, expected))
+                raise self._bad("section table", f"{name} has {lengths[name]} bytes, not {choices}")
 
     def _expected_lengths(self, lengths):
         cdef const Header *header = self.header()

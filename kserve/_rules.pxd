@@ -10,6 +10,7 @@ cdef enum Criterion:
     ANY_TOPICS = 8
     ALL_TOPICS = 16
     DAY_CHANGE = 32             # shifted by 1 and 2: week and month
+    CHANGES = 32 | 64 | 128
     NETWORK_SCORE = 256
     AMPLIFICATION = 512
     TRUE_REACH = 1024

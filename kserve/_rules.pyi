@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from kserve.rule import Rule
 
+__all__ = ["CRITERIA", "CompiledRule", "hundredths_at_least"]
+
 CRITERIA: tuple[str, ...]
 
 @final

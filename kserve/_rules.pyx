@@ -11,6 +11,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from kserve._view cimport View, topic_range
 from kserve.layout cimport BLOCK_SLOTS, EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNKNOWN_CHANGE, UNKNOWN_COUNT, UNSCORED, Line
 
+__all__ = ["CRITERIA", "CompiledRule", "hundredths_at_least"]
+
 CRITERIA = (
     "min_score",
     "max_score",
@@ -30,7 +32,8 @@ cdef extern from *:
     #if defined(__SSE2__)
     #include <emmintrin.h>
     static inline uint64_t kserve_within(const uint16_t *values, uint16_t low, uint16_t span) {
-        const __m128i lows = _mm_set1_epi16((short)low), spans = _mm_set1_epi16((short)span), zero = _mm_setzero_si128();
+        const __m128i lows = _mm_set1_epi16((short)low), spans = _mm_set1_epi16((short)span);
+        const __m128i zero = _mm_setzero_si128();
         uint64_t bits = 0;
         for (int i = 0; i < 4; i++) {
             const __m128i *at = (const __m128i *)(values + 16 * i);
@@ -109,31 +112,27 @@ cdef class CompiledRule:
     cdef uint32_t failures(self, const View *view, uint64_t slot) noexcept nogil:
         """Bits of the criteria that the profile in this slot does not meet. What is unknown of it meets none."""
         cdef const Criteria *rule = &self.criteria
-        cdef const Line *line = &view.lines[slot // LINE_SLOTS]
-        cdef uint64_t k = slot % LINE_SLOTS
         cdef uint32_t failed = 0
-        cdef int i
-        if line.scores[k] == UNSCORED:
-            failed |= MIN_SCORE | MAX_SCORE
-        elif line.scores[k] < rule.lowest:
-            failed |= MIN_SCORE
-        elif line.scores[k] > rule.highest:
-            failed |= MAX_SCORE
-        if rule.asked & LOCATION and (view.locations == NULL or not allowed(
-                &view.locations[slot], rule.locations, rule.n_locations, 1)):
+        if rule.asked & (MIN_SCORE | MAX_SCORE):
+            failed |= failed_score(view.scores[slot], rule)
+        if rule.asked & LOCATION and (
+            view.locations == NULL or not allowed(&view.locations[slot], rule.locations, rule.n_locations, 1)
+        ):
             failed |= LOCATION
-        for i in range(3):
-            if line.changes[i][k] == UNKNOWN_CHANGE or line.changes[i][k] < rule.lowest_changes[i]:
-                failed |= <uint32_t>DAY_CHANGE << i
-        if fails_column(view.network_scores, slot, rule.lowest_network):
-            failed |= NETWORK_SCORE
-        if fails_column(view.amplifications, slot, rule.lowest_amplification):
-            failed |= AMPLIFICATION
-        if view.true_reaches == NULL or view.true_reaches[slot] == UNKNOWN_COUNT \
-                or view.true_reaches[slot] < rule.lowest_reach:
-            failed |= TRUE_REACH
         if rule.asked & (ANY_TOPICS | ALL_TOPICS):
             failed |= failed_topics(view, rule, slot)
+        if rule.asked & CHANGES:
+            failed |= failed_changes(view, rule, slot)
+        if rule.asked & NETWORK_SCORE and fails_column(view.network_scores, slot, rule.lowest_network):
+            failed |= NETWORK_SCORE
+        if rule.asked & AMPLIFICATION and fails_column(view.amplifications, slot, rule.lowest_amplification):
+            failed |= AMPLIFICATION
+        if rule.asked & TRUE_REACH and (
+            view.true_reaches == NULL
+            or view.true_reaches[slot] == UNKNOWN_COUNT
+            or view.true_reaches[slot] < rule.lowest_reach
+        ):
+            failed |= TRUE_REACH
         return failed & (rule.asked | DAMAGED)
 
     cdef int64_t scan(
@@ -177,6 +176,24 @@ cdef inline uint16_t rank_of(uint16_t score) noexcept nogil:
 
 cdef inline bint fails_column(const uint16_t *column, uint64_t at, uint16_t lowest) noexcept nogil:
     return column == NULL or column[at] == UNSCORED or column[at] < lowest
+
+
+cdef inline uint32_t failed_score(uint16_t score, const Criteria *rule) noexcept nogil:
+    if score == UNSCORED:
+        return MIN_SCORE | MAX_SCORE
+    return (MIN_SCORE if score < rule.lowest else 0) | (MAX_SCORE if score > rule.highest else 0)
+
+
+cdef uint32_t failed_changes(const View *view, const Criteria *rule, uint64_t slot) noexcept nogil:
+    cdef const Line *line = &view.lines[slot // LINE_SLOTS]
+    cdef uint32_t failed = 0
+    cdef int period
+    cdef int change
+    for period in range(3):
+        change = line.changes[period][slot % LINE_SLOTS]
+        if change == UNKNOWN_CHANGE or change < rule.lowest_changes[period]:
+            failed |= <uint32_t>DAY_CHANGE << period
+    return failed
 
 
 cdef uint32_t failed_topics(const View *view, const Criteria *rule, uint64_t slot) noexcept nogil:

@@ -1,7 +1,6 @@
-"""What must hold inside a snapshot beyond its checksums: every profile where a look-up finds it, every number in its range."""
+"""What must hold inside a snapshot beyond its checksums: profiles where look-ups find them, numbers in their range."""
 
-from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 
 from kserve._view cimport Detail, View, find_slot, read_detail, topic_range
 from kserve.layout cimport (
@@ -14,7 +13,6 @@ from kserve.layout cimport (
     MAX_TOPICS,
     UNKNOWN_CHANGE,
     UNSCORED,
-    KnownAnswer,
     Line,
 )
 

@@ -1,4 +1,4 @@
-# Pointers into one mapped snapshot, and the reads on them that reader, writer and rules share. No Python objects, no I/O.
+# Pointers into one mapped snapshot, and the reads that reader, writer and rules share. No Python objects, no I/O.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -76,8 +76,8 @@ cdef inline int slot_in_line(const Line *line, uint64_t profile_id) noexcept nog
 
 cdef inline int64_t find_from(const View *view, uint64_t profile_id, uint64_t line, uint64_t probes) noexcept nogil:
     cdef int k
-    cdef uint64_t probe
-    for probe in range(probes):
+    cdef uint64_t _probe
+    for _probe in range(probes):
         k = slot_in_line(&view.lines[line], profile_id)
         if k >= 0:
             return <int64_t>(line * LINE_SLOTS + k)
@@ -179,8 +179,8 @@ cdef inline int64_t find_identity(
     cdef uint64_t line = scale(hashed, view.identity_lines)
     cdef uint64_t n = view.identity_lines * IDENTITY_LINE
     cdef uint64_t at = line * IDENTITY_LINE
-    cdef uint64_t probe, value
-    for probe in range(n):
+    cdef uint64_t _probe, value
+    for _probe in range(n):
         value = view.identities[at]
         entry[0] = at
         if value == 0:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +10,11 @@ import numpy.typing as npt
 from kserve.snapshots.columns import Columns
 from kserve.vocabulary import TopicRow
 
+__all__ = ["DETAIL_COLUMNS", "FILL", "TEXT_COLUMNS", "Writer", "differences"]
+
 FILL: float
-IDENTITY_FILL: float
 TEXT_COLUMNS: tuple[str, ...]
 DETAIL_COLUMNS: tuple[str, ...]
-SLOT_COLUMNS: dict[str, tuple[int, type[np.unsignedinteger[Any]]]]
-STAGED_ROWS: int
 
 class Writer:
     """One candidate file in the making.

@@ -1,7 +1,7 @@
 """Rows into the slots of a candidate file, by the same ``layout.pxd`` that readers use.
 
-Every section is allocated before it is written, so that a full disk is an error and not a signal. The header, which makes
-the file a snapshot, is written last, after all else is on disk.
+Every section is allocated before it is written, so that a full disk is an error and not a signal. The header, which
+makes the file a snapshot, is written last, after all else is on disk.
 """
 
 import mmap
@@ -12,18 +12,20 @@ import msgspec
 import numpy as np
 import xxhash
 
-from kserve._mapping import BYTE_ORDER, MAGIC, PAGE, SECTIONS, version_name
+from kserve._mapping import BYTE_ORDER, MAGIC, PAGE, version_name
 from kserve.errors import InputError
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from kserve._view cimport Detail, View, find_identity, find_slot, fingerprint, prefetch_write, read_detail
+from kserve._view cimport Detail, View, find_identity, fingerprint, prefetch_write, read_detail
 from kserve.layout cimport *
 
-FILL = 0.7
-"""Share of the slots that are used if every row is taken. More makes the file smaller, less makes fewer lines overflow."""
+__all__ = ["DETAIL_COLUMNS", "FILL", "TEXT_COLUMNS", "Writer", "differences"]
+
+FILL = 0.65
+"""Share of the slots that are used if every row is taken: more is smaller, less has fewer overflowing lines."""
 
 IDENTITY_FILL = 0.75
 TEXT_COLUMNS = ("nick", "tw_id", "tw_name", "gp_id", "fb_id", "ig_id")
@@ -105,7 +107,7 @@ class Writer:
     def add(self, batch, duplicate):
         """Take the rows of a batch that are not rejected and have not opted out.
 
-        ``batch``: :class:`kserve.snapshots.columns.Columns`. uint8[n]: ``duplicate`` for rows whose id is taken already,
+        ``batch``: :class:`kserve.snapshots.columns.Columns`. uint8[n]: ``duplicate`` for rows whose id is taken,
         else 0. Raises InputError when there are more rows than announced.
         """
         slots = np.empty(len(batch.ids), dtype=np.int64)
@@ -132,7 +134,7 @@ class Writer:
         return codes
 
     def _remember(self, batch, slots):
-        """Keep the rows whose ids hash lowest, of all so far, as known answers: spread evenly, the same at every build."""
+        """Keep as known answers the rows whose ids hash lowest of all so far: spread evenly, the same at every build."""
         rows = np.flatnonzero(slots >= 0)
         ranks = ranks_of(batch.ids)[rows]
         if len(self.known) == KNOWN_ANSWERS:
@@ -287,7 +289,7 @@ def place_rows(
     const int16_t[::1] week, const int16_t[::1] month, const uint8_t[::1] opted_out, const uint8_t[::1] reject,
     uint8_t duplicate, int64_t[::1] slots, uint8_t[::1] codes,
 ):
-    """Put rows into lines. ``slots``[n] receives where, -1 for rows that are not taken, and ``codes``[n] the duplicates.
+    """Put rows into lines. ``slots``[n] receives where, -1 for rows not taken, and ``codes``[n] the duplicates.
 
     How many were taken and the most lines that one of them needed; (-1, 0) when the table is full.
     """

@@ -1,10 +1,10 @@
-# The bytes of a snapshot file, format version 1. Nothing else in kserve knows an offset of it; docs/file-format.md draws it.
+# The bytes of a snapshot file, format version 1. Nothing else knows an offset of it; docs/file-format.md draws it.
 #
-# Header (4096 bytes), then the sections in the order of SectionKind, each aligned to 64 bytes. All numbers are little-endian.
-# The header is written last: until then it is zeros, and a file without it is no snapshot.
+# Header (4096 bytes), then the sections, each aligned to 64 bytes. All numbers are little-endian. The header is written
+# last: until then it is zeros, and a file without it is no snapshot.
 #
-# A profile lives in a *slot*; four slots share a *line* of 64 bytes, found from the profile's id by `home_line`. A full line
-# overflows into the next one, so a look-up ends at the first line with an empty slot. Columns of their own hold by slot what
+# A profile lives in a *slot*; four slots share a *line* of 64 bytes, found from the profile's id by `home_line`. A full
+# line overflows into the next one; a look-up ends at the first line with an empty slot. Columns hold by slot what
 # a plain score look-up does not need. A score of 0 means that the slot is empty: bytes that were never written, or
 # were lost, answer "unknown", never a number.
 

@@ -36,12 +36,14 @@ class Scores(NamedTuple):
     @property
     def found(self) -> npt.NDArray[np.bool_]:
         """bool[n]: the id is a profile of this version, scored or not."""
-        return self.status != Status.UNKNOWN
+        found: npt.NDArray[np.bool_] = self.status != Status.UNKNOWN
+        return found
 
     @property
     def scored(self) -> npt.NDArray[np.bool_]:
         """bool[n]: the id is a profile with a score."""
-        return self.status == Status.SCORED
+        scored: npt.NDArray[np.bool_] = self.status == Status.SCORED
+        return scored
 
 
 class Changes(NamedTuple):

@@ -1,8 +1,9 @@
-"""Every setting once: name, default, help. A TOML file, then ``KSERVE_*`` in the environment, then flags; the last wins."""
+"""Every setting once: name, default, help. Flags beat ``KSERVE_*`` in the environment, which beats a TOML file."""
 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,9 +50,14 @@ class Settings(BaseSettings):
 
 def load(**flags: Any) -> Settings:
     """The settings in force; a flag that is None was not given. Raises SettingError naming the first bad one."""
+    named = os.environ.get("KSERVE_CONFIG")
+    if named is not None and not Path(named).is_file():
+        raise SettingError(f"KSERVE_CONFIG: there is no file {named}")
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise SettingError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{named or 'kserve.toml'}: not TOML: {error}") from None

@@ -1,4 +1,4 @@
-"""The topics and locations of one snapshot: what the numbers in its columns stand for, and whom a rule's words cover."""
+"""Topics and locations of one snapshot: what the numbers in its columns stand for, and what a rule's words cover."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A second, slow reading of the file's header: for tests that damage a snapshot and seal it again, and for nothing else."""
+"""A second, slow reading of the file's header, for tests that damage a snapshot and seal it again."""
 
 import struct
 from pathlib import Path
 
 import xxhash
+
 from kserve._mapping import SECTIONS, version_name
 
 HEADER = 4096

@@ -51,7 +51,9 @@ class Candidate:
     warnings: tuple[str, ...]
 
 
-def build(catalog: Catalog, source: str | Path, options: Options | None = None, report: Report | None = None) -> Candidate:
+def build(
+    catalog: Catalog, source: str | Path, options: Options | None = None, report: Report | None = None
+) -> Candidate:
     """Build a candidate in the data directory. Until it is whole and on disk, nothing of it is in sight.
 
     Raises InputError, StorageError, SettingError for options that do not fit together.
@@ -70,7 +72,13 @@ class _Build:
     """The stages of one build, in order."""
 
     def __init__(
-        self, catalog: Catalog, source: Source, taxonomy: Taxonomy | None, options: Options, report: Report, folder: Path
+        self,
+        catalog: Catalog,
+        source: Source,
+        taxonomy: Taxonomy | None,
+        options: Options,
+        report: Report,
+        folder: Path,
     ) -> None:
         self.catalog = catalog
         self.source = source
@@ -111,10 +119,15 @@ class _Build:
                 self._add(writer, batch, rejects)
             self._check(rejects)
             if writer.profiles == 0:
-                raise InputError("no row is left to serve: all were rejected or have opted out", file=self.source.parts[0].path)
+                raise InputError(
+                    "no row is left to serve: all were rejected or have opted out", file=self.source.parts[0].path
+                )
             self.digests = background.submit(lambda: [part.digest() for part in self.source.parts])
             version, disputed = writer.finish(
-                self.scored_at, self.words.topic_table, self.words.location_table, lambda *done: self.report("bytes", *done)
+                self.scored_at,
+                self.words.topic_table,
+                self.words.location_table,
+                lambda *done: self.report("bytes", *done),
             )
             self.digests.result()
         self._refuse_disputed(disputed, rejects)
@@ -194,7 +207,8 @@ class _Build:
             "file_bytes": snapshot.nbytes,
             "schema": {"format": snapshot.format, "columns": list(snapshot.columns)},
             "sections": {
-                name: section | {"checksum": f"{section['checksum']:016x}"} for name, section in snapshot.sections().items()
+                name: section | {"checksum": f"{section['checksum']:016x}"}
+                for name, section in snapshot.sections().items()
             },
             "parts": [
                 {"name": part.name, "bytes": part.bytes, "sha256": digest}
@@ -212,10 +226,10 @@ class _Build:
     def _warnings(self) -> tuple[str, ...]:
         unknown = self.source.unknown_columns
         faults = self.taxonomy.faults if self.taxonomy is not None else ()
-        notes = (f"columns that kserve does not know, left out: {', '.join(unknown)}",) if unknown else ()
+        notes = [f"columns that kserve does not know, left out: {', '.join(unknown)}"] if unknown else []
         if self.scored_at_from == "clock":
-            notes += ("the input does not say when it was scored: the time of this build stands in for it",)
-        return notes + tuple(faults)
+            notes.append("the input does not say when it was scored: the time of this build stands in for it")
+        return (*notes, *faults)
 
 
 def _scored_at(options: Options, source: Source) -> tuple[datetime, str]:

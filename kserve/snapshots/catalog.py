@@ -1,11 +1,11 @@
 """The versions in a data directory: which there are, which one is announced, and the steps from candidate to announced.
 
-    candidates/VERSION/     snapshot.kss and manifest.json of a sealed candidate
-    snapshots/VERSION/      the same of a published version: the folder is moved, its files never change
-    CURRENT                 the name of the announced version
-    DOORBELL                rung after CURRENT was replaced
-    announcements.jsonl     what was announced, and when
-    work/                   files in the making
+candidates/VERSION/     snapshot.kss and manifest.json of a sealed candidate
+snapshots/VERSION/      the same of a published version: the folder is moved, its files never change
+CURRENT                 the name of the announced version
+DOORBELL                rung after CURRENT was replaced
+announcements.jsonl     what was announced, and when
+work/                   files in the making
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Catalog:
         """A published version, by default the announced one. Raises NothingPublished, UnknownVersion, SnapshotError."""
         name = version or self.announced()
         if name is None:
-            raise NothingPublished(f"nothing is published in {self.data}: run `kserve publish INPUT --data {self.data}`")
+            raise NothingPublished(
+                f"nothing is published in {self.data}: run `kserve publish INPUT --data {self.data}`"
+            )
         return self._open(self.snapshots / name)
 
     def folder(self, version: str) -> Path:
@@ -195,7 +197,9 @@ class Catalog:
         except FileNotFoundError:
             raise UnknownVersion(f"no snapshot {folder.name} in {folder.parent}") from None
         if snapshot.version != folder.name:
-            raise SnapshotError(folder / SNAPSHOT, "version", f"it is {snapshot.version}, in the place of {folder.name}")
+            raise SnapshotError(
+                folder / SNAPSHOT, "version", f"it is {snapshot.version}, in the place of {folder.name}"
+            )
         return snapshot
 
     def _check_manifest(self, snapshot: Snapshot, folder: Path) -> None:
@@ -203,7 +207,9 @@ class Catalog:
         expected = {"version": snapshot.version, "file_bytes": snapshot.nbytes, "profiles": snapshot.profiles}
         for name, value in expected.items():
             if manifest.get(name) != value:
-                raise SnapshotError(folder / MANIFEST, "manifest", f"{name} is {manifest.get(name)}, the file says {value}")
+                raise SnapshotError(
+                    folder / MANIFEST, "manifest", f"{name} is {manifest.get(name)}, the file says {value}"
+                )
 
     def _announce(self, version: str) -> None:
         """The log first: an entry without effect is harmless, an announcement without an entry would be a lie."""

@@ -26,7 +26,7 @@ _REFERENCES_HERE = 2  # the variable, and the argument of getrefcount
 
 
 class Follower:
-    """Opens, checks and warms every newly announced version, then swaps it in; unmaps the old one here, not in a reader.
+    """Opens, checks and warms a newly announced version, then swaps it in; unmaps the old one here, not in a reader.
 
     A version that cannot be opened is remembered and logged, and the store keeps what it has.
     """

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import snapshots
+from resealing import FIELDS, HEADER, SECTION, VERSION, put, resealed, section, with_header_checksum
+
 from kserve import Snapshot, SnapshotError
 from kserve._mapping import SECTIONS, version_name
-from resealing import FIELDS, HEADER, SECTION, VERSION, put, resealed, section, with_header_checksum
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,10 @@ def slot_of(content, profile_id):
     offset, length = section(content, "lines")
     for line in range(offset, offset + length, 64):
         for k in range(4):
-            if struct.unpack_from("<Q", content, line + 8 * k)[0] == profile_id and content[line + 32 + 2 * k :][:2] != b"\0\0":
+            if (
+                struct.unpack_from("<Q", content, line + 8 * k)[0] == profile_id
+                and content[line + 32 + 2 * k :][:2] != b"\0\0"
+            ):
                 return line, k
     raise AssertionError(profile_id)
 
@@ -165,9 +169,13 @@ def test_contents_that_cannot_be(tmp_path, content):
     refused(tmp_path / "topic", patched(content, section(content, "topic_ids")[0], "<H", 0), "topics")
     refused(tmp_path / "topics", patched(content, section(content, "topic_counts")[0] + slot, "<B", 3), "topics")
     refused(tmp_path / "starts", patched(content, section(content, "topic_starts")[0] + 8, "<Q", 2**60), "topics")
-    refused(tmp_path / "details", patched(content, section(content, "detail_starts")[0] + 8 * slot, "<Q", 2**60), "details")
+    refused(
+        tmp_path / "details", patched(content, section(content, "detail_starts")[0] + 8 * slot, "<Q", 2**60), "details"
+    )
     refused(tmp_path / "known", patched(content, section(content, "known")[0] + 8, "<Q", 4242), "known answers")
-    refused(tmp_path / "table", patched(content, section(content, "topic_table")[0], "<B", 0xC1), "topic or location table")
+    refused(
+        tmp_path / "table", patched(content, section(content, "topic_table")[0], "<B", 0xC1), "topic or location table"
+    )
 
 
 def test_identities_that_point_nowhere(tmp_path, content):
@@ -180,7 +188,9 @@ def test_reads_of_damage_that_was_not_looked_for_raise(tmp_path, content):
     """Opened with its structure checked only, a damaged file gives errors, not memory of something else."""
     line, k = slot_of(content, 1_000_003)
     slot = (line - section(content, "lines")[0]) // 64 * 4 + k
-    starts = Snapshot(put(tmp_path / "a", patched(content, section(content, "detail_starts")[0] + 8 * slot, "<Q", 2**60)))
+    starts = Snapshot(
+        put(tmp_path / "a", patched(content, section(content, "detail_starts")[0] + 8 * slot, "<Q", 2**60))
+    )
     with pytest.raises(SnapshotError, match="details"):
         starts.get(1_000_003)
     topics = Snapshot(

@@ -4,6 +4,7 @@ import pytest
 import snapshots
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from kserve import InputError
 
 text = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30))

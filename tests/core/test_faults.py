@@ -7,9 +7,10 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-import kserve
 import pytest
 import snapshots
+
+import kserve
 from kserve.snapshots.catalog import Catalog
 
 pytestmark = pytest.mark.heavy
@@ -32,7 +33,13 @@ def shim(tmp_path_factory):
 
 def rows(score):
     return [
-        {"profile_id": i, "score": score, "tw_name": f"n{i}", "topics": [{"topic": "t", "score": 2.0}], "location": "US"}
+        {
+            "profile_id": i,
+            "score": score,
+            "tw_name": f"n{i}",
+            "topics": [{"topic": "t", "score": 2.0}],
+            "location": "US",
+        }
         for i in range(50)
     ]
 

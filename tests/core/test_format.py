@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import snapshots
+
 from kserve import Snapshot
 
 GOLDEN = Path(__file__).with_name("format-1.kss")

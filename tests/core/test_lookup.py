@@ -3,19 +3,26 @@
 import math
 import threading
 
-import kserve
 import numpy as np
 import pytest
 import snapshots
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import kserve
 from kserve import Status
 
 ids = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 50), st.integers(2**64 - 50, 2**64 - 1))
 points = st.one_of(st.none(), st.integers(100, 10000).map(lambda n: n / 100))
 changes = st.one_of(st.none(), st.integers(-9900, 9900).map(lambda n: n / 100))
 rows = st.fixed_dictionaries(
-    {"score": points, "day_change": changes, "week_change": changes, "month_change": changes, "opted_out": st.booleans()}
+    {
+        "score": points,
+        "day_change": changes,
+        "week_change": changes,
+        "month_change": changes,
+        "opted_out": st.booleans(),
+    }
 )
 tables = st.dictionaries(ids, rows, min_size=1, max_size=300)
 
@@ -50,7 +57,9 @@ def check_one(snapshot, profile_id, row):
         assert snapshot.explain({}, profile_id) == ("unknown",)
         return
     assert snapshot.score(profile_id) == row["score"]
-    assert snapshot.core(profile_id)[1:] == tuple(row[n] for n in ("score", "day_change", "week_change", "month_change"))
+    assert snapshot.core(profile_id)[1:] == tuple(
+        row[n] for n in ("score", "day_change", "week_change", "month_change")
+    )
     profile = snapshot.get(profile_id)
     assert (profile.id, profile.score) == (profile_id, row["score"])
     assert profile.changes == (row["day_change"], row["week_change"], row["month_change"])

@@ -1,11 +1,12 @@
 """Random rules on random profiles, against a plain Python evaluator."""
 
-import kserve
 import numpy as np
 import pytest
 import snapshots
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import kserve
 from kserve import Rule, RuleError
 from kserve._rules import CRITERIA
 
@@ -106,7 +107,9 @@ def failing(rule, profile, edges):
         if not allowed or inside(path, rule.get("not_locations", [])):
             failed.add("locations")
     lowest = rule.get("min_topic_score")
-    held = {t["topic"] for t in profile["topics"] if lowest is None or (t["score"] is not None and t["score"] >= lowest)}
+    held = {
+        t["topic"] for t in profile["topics"] if lowest is None or (t["score"] is not None and t["score"] >= lowest)
+    }
     met = [bool(below(topic, edges) & held) for topic in rule.get("any_topics", [])]
     if met and not any(met):
         failed.add("any_topics")
@@ -153,7 +156,13 @@ def test_a_scan_of_many_blocks_agrees_with_single_verdicts(tmp_path):
     ]
     snapshot = snapshots.publish(tmp_path, rows)
     ids = np.arange(20_000, dtype=np.uint64)
-    for rule in ({}, {"min_score": 99}, {"max_score": 50}, {"locations": ["US"]}, {"min_score": 5, "locations": ["FR"]}):
+    for rule in (
+        {},
+        {"min_score": 99},
+        {"max_score": 50},
+        {"locations": ["US"]},
+        {"min_score": 5, "locations": ["FR"]},
+    ):
         assert snapshot.count(rule) == snapshot.eligible(rule, ids).sum()
         narrow = {**rule, "any_topics": ["t3", "t4"], "min_topic_score": 50}
         assert snapshot.count(narrow) == snapshot.eligible(narrow, ids).sum() == len(snapshot.select(narrow, 20_000))
@@ -221,5 +230,5 @@ def test_thresholds_are_hundredths():
 
 
 def test_criteria_are_named_as_in_the_rule():
-    assert set(CRITERIA) <= {field for field in Rule.__dataclass_fields__}
+    assert set(CRITERIA) <= set(Rule.__dataclass_fields__)
     assert kserve.Rule.of({"min_score": 50, "locations": ["US"]}).to_dict() == {"min_score": 50, "locations": ("US",)}

@@ -10,10 +10,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import kserve
 import numpy as np
 import pytest
 import snapshots
+
+import kserve
 from kserve._mapping import live_mappings
 from kserve.settings import Settings
 from kserve.snapshots.catalog import SNAPSHOT, Catalog
