@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from aiohttp import web
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 SITE = web.AppKey("site", Site)
 BACKLOG = 1024
 
+Session = Callable[[str], bool]
+"""What to do beside serving, given the address; returns whether to go on serving."""
+
 
 def make_app(store: Store, settings: Settings) -> web.Application:
     """The application that answers from ``store``. Serve it with :class:`~kserve.serving.protocol.Runner`."""
@@ -39,18 +43,19 @@ def make_app(store: Store, settings: Settings) -> web.Application:
     return app
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, session: Session | None = None) -> None:
     """Serve the announced snapshot of ``settings.data`` until SIGTERM or SIGINT, then drain.
 
+    ``session`` runs in a thread once the server listens; that it returns False or raises ends the serving too.
     Raises NothingPublished or SnapshotError if there is nothing to serve, SettingError if the address cannot be had.
     """
     logs.configure()
     assert_c_parser()
     with kserve.open(settings.data, settings=settings) as store:
-        uvloop.run(_serve(store, settings))
+        uvloop.run(_serve(store, settings, session))
 
 
-async def _serve(store: Store, settings: Settings) -> None:
+async def _serve(store: Store, settings: Settings, session: Session | None) -> None:
     stopped = _stop_signal()
     app = make_app(store, settings)
     runner = Runner(app, app[SITE])
@@ -58,11 +63,22 @@ async def _serve(store: Store, settings: Settings) -> None:
     try:
         address = await _listen(runner, settings)
         log.info("listening", address=address, version=store.version, pid=os.getpid())
-        name = await stopped
-        log.info("draining", signal=name, seconds=settings.drain_timeout)
+        reason = await _end(stopped, session, address)
+        log.info("draining", reason=reason, seconds=settings.drain_timeout)
     finally:
         await runner.cleanup()
     log.info("stopped")
+
+
+async def _end(stopped: asyncio.Future[str], session: Session | None, address: str) -> str:
+    """Why the serving ends, when it does."""
+    if session is not None:
+        task = asyncio.create_task(asyncio.to_thread(session, address))
+        either: set[asyncio.Future[Any]] = {task, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.result():
+            return "the session is over"
+    return await stopped
 
 
 async def _listen(runner: Runner, settings: Settings) -> str:

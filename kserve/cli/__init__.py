@@ -1,0 +1,113 @@
+"""The command ``kserve``: what it is made of, and how every command ends."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import kserve
+from kserve.cli import building, demo, eligibility, output, reading, server
+from kserve.errors import KserveError, StorageError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a process that SIGINT ended."""
+
+HELP = """Influence scores from verified, memory-mapped snapshots.
+
+A pipeline's output becomes a candidate (build), is re-read and announced (publish), and is then read by servers and by
+other processes. Every command takes --json, --data and --help.
+
+Everything at once, on synthetic profiles:
+
+  $ kserve demo --serve
+"""
+
+
+def _reflowed(text: str) -> str:
+    """Help as Typer wants it, a line a paragraph; examples keep their lines."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(text if text.startswith(" ") else " ".join(text.split()) for text in paragraphs)
+
+
+app = typer.Typer(
+    help=_reflowed(HELP),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.say(f"kserve {kserve.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print kserve's own version.")
+    ] = False,
+) -> None: ...
+
+
+for _command in (
+    building.build,
+    building.publish,
+    reading.history,
+    reading.show,
+    reading.get,
+    eligibility.eligible,
+    building.synth,
+    server.serve,
+    demo.demo,
+):
+    app.command(help=_reflowed(_command.__doc__ or ""))(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code; the codes are those of :mod:`kserve.errors`, and 2 for wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot show is no reason to fail
+    try:
+        code = app(words, prog_name="kserve", standalone_mode=False) or 0
+        output.flush()
+    except typer.TyperException as error:
+        code = _refuse_usage(error, words)
+    except KserveError as error:
+        code = _fail(error, words)
+    except OSError as error:
+        code = _fail(StorageError(str(error)), words)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(code)
+
+
+def _refuse_usage(error: typer.TyperException, words: list[str]) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if message:  # without one, Typer has printed the help
+        remedy = f"see `{context.command_path if context else 'kserve'} --help`"
+        _report({"slug": "usage", "message": message, "exit_code": error.exit_code}, f"{message} ({remedy})", words)
+    return error.exit_code
+
+
+def _fail(error: KserveError, words: list[str]) -> int:
+    _report(output.error_document(error), str(error), words)
+    return error.exit_code
+
+
+def _report(document: dict[str, Any], line: str, words: list[str]) -> None:
+    """A line on standard error, and an object for who asked for JSON; looked for here, as parsing may have failed."""
+    output.warn(line)
+    if "--json" in words:
+        print(json.dumps({"error": document}))

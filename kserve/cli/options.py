@@ -1,0 +1,74 @@
+"""Options and arguments that several commands share, and what their words stand for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kserve.errors import KserveError
+from kserve.records import NETWORKS
+from kserve.settings import Settings, load
+from kserve.snapshots.catalog import Catalog
+
+_PROFILE_ID = re.compile(r"0|[1-9][0-9]{0,19}")
+
+
+def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Versions that begin like this, for the shell."""
+    try:
+        versions = catalog(ctx.params.get("data")).versions()
+    except (KserveError, OSError):
+        return []
+    return [version.name for version in versions if version.name.startswith(incomplete)]
+
+
+def setting(name: str, *declarations: str) -> Any:
+    """The flag of a setting, with the help and the default that the setting has."""
+    field = Settings.model_fields[name]
+    default = field.default
+    shown = ("on" if default else "off") if isinstance(default, bool) else str(default)
+    text = field.description or ""
+    flags = declarations or (f"--{name.replace('_', '-')}",)
+    return typer.Option(*flags, help=f"{text[:1].upper()}{text[1:]}.", show_default=shown)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="KSERVE_DATA", help="Directory of the snapshots.", show_default="data"),
+]
+OfVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        autocompletion=complete_version,
+        help="Read this published version.",
+        show_default="the announced one",
+    ),
+]
+Host = Annotated[str | None, setting("host")]
+Port = Annotated[int | None, setting("port")]
+
+
+def catalog(data: Path | None) -> Catalog:
+    """The versions of the data directory in force."""
+    return Catalog(load(data=data).data)
+
+
+def profile_id(text: str) -> int | None:
+    """The profile id that the digits stand for, as in the HTTP API; None for anything else."""
+    return int(text) if _PROFILE_ID.fullmatch(text) and int(text) < 2**64 else None
+
+
+def identity(text: str) -> tuple[str, str] | None:
+    """Network and id or name of ``network:key``; None for anything else, such as bytes that are no text."""
+    network, _, key = text.partition(":")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return None
+    return (network, key) if network in NETWORKS and key else None

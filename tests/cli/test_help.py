@@ -1,0 +1,119 @@
+"""Help that teaches, with examples that work; docs/cli.md; completion."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import typing
+from pathlib import Path
+
+import pytest
+import typer
+from cli.support import done, process, run
+
+from kserve import errors
+from kserve.cli import INTERRUPTED, app, output
+from kserve.settings import Settings
+
+GROUP: typing.Any = typer.main.get_command(app)
+COMMANDS: dict[str, typing.Any] = GROUP.commands
+PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+EXAMPLE = re.compile(r"^ *\$ (kserve .*)$", re.MULTILINE)
+WITHIN = ("synth", "build", "publish", "history", "show", "get", "eligible")
+"""Commands whose examples can follow each other; serve and demo have tests of their own."""
+
+
+def chapter(name: str) -> str:
+    """The text of docs/cli.md under a heading."""
+    found = re.search(rf"^## {name}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, f"docs/cli.md has no chapter {name}"
+    return found[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_when_and_how(name: str) -> None:
+    what, when, example, line = COMMANDS[name].help.split("\n\n")
+    assert what.endswith(".")
+    assert len(when) > 80
+    assert example == "Example:"
+    assert EXAMPLE.fullmatch(line)
+    assert all(parameter.help for parameter in COMMANDS[name].params)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown(name: str) -> None:
+    assert f"Usage: kserve {name}" in process(name, "--help").out
+
+
+def test_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in WITHIN:
+        for line in EXAMPLE.findall(COMMANDS[name].help):
+            done(*shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_json_and_data(name: str) -> None:
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {"--json", "--data"} <= options
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_page_lists_every_option(name: str) -> None:
+    page = chapter(f"kserve {name}")
+    listed = set(re.findall(r"--[a-z][a-z-]*", page))
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, typer.core.TyperOption):
+            assert {*parameter.opts, *parameter.secondary_opts} <= listed
+    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    assert listed <= known | {"--no-warm"}
+
+
+def test_page_lists_the_options_of_kserve_itself() -> None:
+    page = PAGE.read_text()
+    assert all(option in page for parameter in GROUP.params for option in parameter.opts)
+    assert "`-h`" in page
+
+
+def test_page_lists_every_exit_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|", chapter("Exit codes"), re.MULTILINE)
+    listed = {int(code): set(re.findall(r"`([a-z-]+)`", slugs)) for code, slugs in rows}
+    expected: dict[int, set[str]] = {0: set(), 2: {"usage"}, INTERRUPTED: set(), output.BROKEN_PIPE: set()}
+    for _, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, errors.KserveError):
+            expected.setdefault(kind.exit_code, set()).add(kind.slug)
+    assert listed == expected
+
+
+def test_every_setting_of_the_server_is_a_flag_with_its_help() -> None:
+    building = {"max_rejects"}
+    flags = {parameter.name: parameter for parameter in COMMANDS["serve"].params}
+    assert flags.keys() - {"as_json"} == Settings.model_fields.keys() - building
+    for name in flags.keys() - {"as_json", "data"}:
+        description = Settings.model_fields[name].description
+        assert description is not None
+        assert flags[name].help[1:] == description[1:] + "."
+    assert {"host", "port"} <= {parameter.name for parameter in COMMANDS["demo"].params}
+
+
+def complete(words: str) -> list[str]:
+    """What bash would be offered for the last of these words, which may be empty yet."""
+    position = len(words.split(" ")) - 1
+    environment = {"_KSERVE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    return process(env=os.environ | environment).out.split()
+
+
+def test_completion(published: Path) -> None:
+    versions = [version["version"] for version in done("history", "--json").json()["versions"]]
+    assert set(COMMANDS) <= set(complete("kserve "))
+    assert complete("kserve show ") == versions
+    assert complete("kserve publish ") == versions
+    assert complete("kserve get 42 --version ") == versions
+    assert complete("kserve show --data nothing ") == []
+    assert complete("kserve build day1 --topic-") == ["--topic-edges"]
+
+
+def test_completion_can_be_installed() -> None:
+    assert "_KSERVE_COMPLETE" in run("--show-completion", "bash").out
