@@ -23,6 +23,7 @@ from kserve.errors import (
     UnknownProfile,
     UnknownVersion,
 )
+from kserve.namesake import refuse_namesake
 from kserve.records import Changes, Identity, Profile, Scores, Status, Topic, TopicScore
 from kserve.rule import Rule
 from kserve.settings import Settings, load
@@ -60,8 +61,10 @@ __all__ = [
 def open(data: str | PathLike[str] | None = None, *, settings: Settings | None = None) -> Store:
     """The announced snapshot of a data directory (``KSERVE_DATA``, else ``data``), followed until it is closed.
 
-    Raises NothingPublished when there is none yet, SnapshotError when it cannot be used.
+    Raises NothingPublished when there is none yet, SnapshotError when it cannot be used, SettingError when the model
+    server of the same name is installed here too.
     """
+    refuse_namesake()
     settings = settings or load()
     catalog = Catalog(settings.data if data is None else data)
     store = Store(prepared(catalog, None, settings))
