@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import json
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -77,19 +76,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the locale cannot show is no reason to fail
     try:
-        code = app(words, prog_name="kserve", standalone_mode=False) or 0
-        output.flush()
-    except typer.TyperException as error:
-        code = _refuse_usage(error, words)
-    except KserveError as error:
-        code = _fail(error, words)
-    except OSError as error:
-        code = _fail(StorageError(str(error)), words)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except typer.Exit as end:
+        code = _run(words)
+    except typer.Exit as end:  # nobody reads what we print
         code = end.exit_code
     sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return app(words, prog_name="kserve", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        return _refuse_usage(error, words)
+    except KserveError as error:
+        return _fail(error, words)
+    except OSError as error:
+        return _fail(StorageError(str(error)), words)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _refuse_usage(error: typer.TyperException, words: list[str]) -> int:
@@ -110,4 +113,4 @@ def _report(document: dict[str, Any], line: str, words: list[str]) -> None:
     """A line on standard error, and an object for who asked for JSON; looked for here, as parsing may have failed."""
     output.warn(line)
     if "--json" in words:
-        print(json.dumps({"error": document}))
+        output.emit({"error": document})

@@ -24,25 +24,13 @@ NARROW = 160
 """Columns of a table that is not printed on a terminal: enough that nothing is cut."""
 
 
-@contextmanager
-def _to_stdout() -> Iterator[None]:
+def say(text: str = "") -> None:
+    """A line on standard output, at once. Commands print there in no other way."""
     try:
-        yield
+        print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
         raise typer.Exit(BROKEN_PIPE) from None
-
-
-def say(text: str = "") -> None:
-    """A line on standard output, at once."""
-    with _to_stdout():
-        print(text, flush=True)
-
-
-def flush() -> None:
-    """Bring out what is still in the buffer."""
-    with _to_stdout():
-        sys.stdout.flush()
 
 
 def emit(document: dict[str, Any]) -> None:

@@ -120,7 +120,10 @@ def _wait_for(folder: Path, pattern: str, popen: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("arguments", [("history",), ("history", "--json"), ("get", "1", "--json"), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("history",), ("history", "--json"), ("get", "1", "--json"), ("show", "nothing", "--json"), ("--help",)],
+)
 def test_reader_that_goes_away(published: Path, arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
