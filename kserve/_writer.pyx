@@ -135,14 +135,8 @@ class Writer:
 
     def _remember(self, batch, slots):
         """Keep as known answers the rows whose ids hash lowest of all so far: spread evenly, the same at every build."""
-        rows = np.flatnonzero(slots >= 0)
-        ranks = ranks_of(batch.ids)[rows]
-        if len(self.known) == KNOWN_ANSWERS:
-            keep = ranks < max(self.known)[0]
-            rows, ranks = rows[keep], ranks[keep]
-        elif len(rows) > KNOWN_ANSWERS:
-            first = np.argpartition(ranks, KNOWN_ANSWERS)[:KNOWN_ANSWERS]
-            rows, ranks = rows[first], ranks[first]
+        limit = max(self.known)[0] if len(self.known) == KNOWN_ANSWERS else ~np.uint64(0)
+        ranks, rows = ranked_below(batch.ids, slots, limit)
         fresh = zip(ranks.tolist(), batch.ids[rows].tolist(), batch.scores[rows].tolist())
         self.known = sorted([*self.known, *fresh])[:KNOWN_ANSWERS]
 
@@ -275,13 +269,16 @@ def write_all(fd, content, offset):
         rest, offset = rest[written:], offset + written
 
 
-def ranks_of(const uint64_t[::1] ids):
-    """uint64[n]: an order of ids that has nothing to do with their lines."""
+def ranked_below(const uint64_t[::1] ids, const int64_t[::1] slots, uint64_t limit):
+    """Ranks and rows of those that have a slot and rank below a limit, in an order that has nothing to do with lines."""
     cdef uint64_t[::1] ranks = np.empty(ids.shape[0], dtype=np.uint64)
-    cdef Py_ssize_t i
-    for i in range(ids.shape[0]):
-        ranks[i] = mix(~mix(ids[i]))
-    return np.asarray(ranks)
+    cdef int64_t[::1] rows = np.empty(ids.shape[0], dtype=np.int64)
+    cdef Py_ssize_t i, n = 0
+    with nogil:
+        for i in range(ids.shape[0]):
+            ranks[n], rows[n] = mix(~mix(ids[i])), i
+            n += slots[i] >= 0 and ranks[n] < limit
+    return np.asarray(ranks[:n]), np.asarray(rows[:n])
 
 
 def place_rows(
