@@ -82,14 +82,12 @@ def look_up(
     null_reason: int,
     out: npt.NDArray[Any],
 ) -> _Flaws:
-    """Dictionary indices to ``table``[index], flawed for ``reasons``[index]; after :func:`mark_used`, which checks them.
+    """Dictionary indices to ``table``[index], flawed for ``reasons``[index]; :func:`mark_used` has checked them before.
 
-    ``table`` is not empty; it and ``out`` are both uint8, uint16 or uint32. A null becomes ``null`` with ``null_reason``.
+    ``table`` is not empty; it and ``out`` are uint8, uint16 or uint32. A null becomes ``null`` with ``null_reason``.
     """
 
-def check_texts(
-    offsets: npt.NDArray[np.int64], data: _Bytes, limit: int, reasons: _Bytes
-) -> _Flaws:
+def check_texts(offsets: npt.NDArray[np.int64], data: _Bytes, limit: int, reasons: _Bytes) -> _Flaws:
     """Each text is UTF-8 of at most ``limit`` bytes. ``reasons``: no UTF-8, too long."""
 
 def find_repeats(
@@ -98,4 +96,4 @@ def find_repeats(
     limit: int,
     reason: int,
 ) -> _Flaws:
-    """Lists ``numbers``[offsets[i]:offsets[i + 1]] that hold a number twice; those longer than ``limit`` are left alone."""
+    """Lists ``numbers``[offsets[i]:offsets[i + 1]] that hold a number twice; longer ones than ``limit`` are let be."""

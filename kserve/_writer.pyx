@@ -134,7 +134,7 @@ class Writer:
         return codes
 
     def _remember(self, batch, slots):
-        """Keep as known answers the rows whose ids hash lowest of all so far: spread evenly, the same at every build."""
+        """Keep the rows whose ids hash lowest of all so far as known answers: spread evenly, and at every build alike."""
         limit = max(self.known)[0] if len(self.known) == KNOWN_ANSWERS else ~np.uint64(0)
         ranks, rows = ranked_below(batch.ids, slots, limit)
         fresh = zip(ranks.tolist(), batch.ids[rows].tolist(), batch.scores[rows].tolist())
@@ -270,7 +270,7 @@ def write_all(fd, content, offset):
 
 
 def ranked_below(const uint64_t[::1] ids, const int64_t[::1] slots, uint64_t limit):
-    """Ranks and rows of those that have a slot and rank below a limit, in an order that has nothing to do with lines."""
+    """Ranks and rows of those that have a slot and rank below a limit; the order has nothing to do with the lines."""
     cdef uint64_t[::1] ranks = np.empty(ids.shape[0], dtype=np.uint64)
     cdef int64_t[::1] rows = np.empty(ids.shape[0], dtype=np.int64)
     cdef Py_ssize_t i, n = 0

@@ -14,6 +14,7 @@ def refuse_namesake() -> None:
     except PackageNotFoundError:
         return
     raise SettingError(
-        f"`kserve` {other.version}, the Kubernetes model server, is installed beside `kserve-scores`, and both bring a package "
-        "`kserve`: remove it (pip uninstall kserve), then install kserve-scores again, or give each an environment of its own"
+        f"`kserve` {other.version}, the Kubernetes model server, is installed beside `kserve-scores`, and both bring a "
+        "package `kserve`: remove it (pip uninstall kserve), then install kserve-scores again; or give each its own "
+        "environment"
     )

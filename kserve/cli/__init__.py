@@ -13,6 +13,7 @@ import typer
 import kserve
 from kserve.cli import building, demo, eligibility, output, reading, server
 from kserve.errors import KserveError, StorageError
+from kserve.namesake import refuse_namesake
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a process that SIGINT ended."""
@@ -53,7 +54,8 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print kserve's own version.")
     ] = False,
-) -> None: ...
+) -> None:
+    refuse_namesake()
 
 
 for _command in (

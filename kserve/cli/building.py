@@ -238,12 +238,14 @@ def _build_step(catalog: Catalog, source: str, told: Options, steps: Steps) -> s
 
 def publish_steps(catalog: Catalog, version: str, steps: Steps) -> None:
     """What follows the build."""
-    was_candidate = catalog.folder(version).parent == catalog.candidates
+    manifest = catalog.manifest(version)
+    results = {
+        "verify": f"{manifest['file_bytes']:,} bytes re-read as a reader will, every checksum right",
+        "rename": f"it lies in {catalog.snapshots / version}",
+        "announce": f"{catalog.data} now serves {version}: {manifest['profiles']:,} profiles",
+    }
     with output.bars(verify="verifying bytes") as report:
-        snapshot = catalog.publish(version, partial(report, "verify"))
-    steps.done("verify", f"{snapshot.nbytes:,} bytes re-read as a reader will, every checksum right")
-    steps.done("rename", f"{'moved to' if was_candidate else 'it was already in'} {catalog.folder(version)}")
-    steps.done("announce", f"{catalog.data} now serves {version}: {snapshot.profiles:,} profiles")
+        catalog.publish(version, partial(report, "verify"), lambda step: steps.done(step, results[step]))
 
 
 def synth(

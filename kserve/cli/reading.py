@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from kserve.cli import options, output
 from kserve.cli.output import clean, moment, points, whole
 from kserve.errors import NothingPublished, UnknownProfile
 from kserve.records import NETWORKS
+from kserve.serving import models
 
 if TYPE_CHECKING:
     from kserve._core import Snapshot
@@ -183,24 +185,14 @@ def _look_up(snapshot: Snapshot, who: list[str]) -> tuple[list[Profile], list[Un
 
 
 def _get_document(snapshot: Snapshot, found: list[Profile], missing: list[UnknownProfile]) -> dict[str, Any]:
-    document: dict[str, Any] = {"version": snapshot.version, "profiles": [profile_document(one) for one in found]}
+    document: dict[str, Any] = {
+        "version": snapshot.version,
+        "profiles": [msgspec.to_builtins(models.Profile.of(one)) for one in found],
+    }
     if missing:
         document["unknown"] = [str(error.profile_id) for error in missing]
         document["error"] = output.error_document(missing[0])
     return document
-
-
-def profile_document(profile: Profile) -> dict[str, Any]:
-    """A profile as the HTTP API has it: every id is a string, and an unscored one says so."""
-    document = profile._asdict() | {
-        "id": str(profile.id),
-        "changes": profile.changes._asdict(),
-        "topics": [topic._asdict() for topic in profile.topics],
-        "identities": {network: who._asdict() for network, who in profile.identities.items()},
-        "influencers": [str(other) for other in profile.influencers],
-        "influencees": [str(other) for other in profile.influencees],
-    }
-    return document | ({"reason": "unscored"} if profile.score is None else {})
 
 
 def _print_profiles(found: list[Profile]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from kserve import records
 from kserve.records import NETWORKS
 
 ProfileId = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,19})$", description="unsigned 64-bit, in decimal digits")]
@@ -26,6 +27,9 @@ class Changes(Struct, frozen=True, gc=False):
     day: Change | None
     week: Change | None
     month: Change | None
+
+
+NO_CHANGES = Changes(None, None, None)
 
 
 class Score(Struct, frozen=True, kw_only=True):
@@ -94,6 +98,28 @@ class Profile(Struct, frozen=True, kw_only=True):
     influencer_count: Count | None
     influencee_count: Count | None
     version: Version
+
+    @classmethod
+    def of(cls, found: records.Profile) -> Profile:
+        """A profile as JSON has it: every id is a string."""
+        return cls(
+            id=str(found.id),
+            score=found.score,
+            reason="unscored" if found.score is None else UNSET,
+            changes=NO_CHANGES if found.score is None else Changes(*found.changes),
+            network_score=found.network_score,
+            amplification=found.amplification,
+            true_reach=found.true_reach,
+            topics=[TopicScore(topic.slug, topic.score) for topic in found.topics],
+            location=found.location,
+            nick=found.nick,
+            identities={name: NetworkIdentity(who.id, who.name) for name, who in found.identities.items()},
+            influencers=[str(other) for other in found.influencers],
+            influencees=[str(other) for other in found.influencees],
+            influencer_count=found.influencer_count,
+            influencee_count=found.influencee_count,
+            version=found.version,
+        )
 
 
 class Identity(Struct, frozen=True):

@@ -12,8 +12,7 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from kserve import records
-from kserve.records import NETWORKS, Status
+from kserve.records import NETWORKS, Status, Topic
 from kserve.rule import Rule
 from kserve.serving import bodies, health, models
 from kserve.serving.problems import Problem
@@ -27,7 +26,6 @@ MAX_TOPICS_PER_PAGE = 1000
 
 _BATCH = msgspec.json.Decoder(models.BatchRequest)
 _ELIGIBILITY = msgspec.json.Decoder(models.EligibilityRequest)
-_NO_CHANGES = models.Changes(None, None, None)
 
 
 async def score(call: Call) -> web.Response:
@@ -39,7 +37,7 @@ async def score(call: Call) -> web.Response:
     if unchanged is not None:
         return unchanged
     reason: models.Unscored | UnsetType = "unscored" if points is None else UNSET
-    changes = _NO_CHANGES if points is None else models.Changes(day, week, month)
+    changes = models.NO_CHANGES if points is None else models.Changes(day, week, month)
     return call.cacheable(
         models.Score(id=text, score=points, reason=reason, changes=changes, version=call.version), etag
     )
@@ -74,7 +72,7 @@ def _batch_item(text: str, status: int, points: float, changes: list[float]) -> 
     if status == Status.UNKNOWN:
         return models.BatchItem(text, "unknown")
     if status == Status.UNSCORED:
-        return models.BatchItem(text, "unscored", None, _NO_CHANGES)
+        return models.BatchItem(text, "unscored", None, models.NO_CHANGES)
     day, week, month = changes
     known = models.Changes(
         day if day == day else None,  # NaN is unknown
@@ -89,29 +87,7 @@ async def profile(call: Call) -> web.Response:
     profile_id = bodies.path_id(call.request.match_info["id"])
     row = call.snapshot.core(profile_id)[0]
     etag = f'"{call.version}-{row}-profile"'
-    return call.unchanged(etag) or call.cacheable(profile_answer(call.snapshot.get(profile_id)), etag)
-
-
-def profile_answer(found: records.Profile) -> models.Profile:
-    """A profile as JSON has it: every id is a string."""
-    return models.Profile(
-        id=str(found.id),
-        score=found.score,
-        reason="unscored" if found.score is None else UNSET,
-        changes=_NO_CHANGES if found.score is None else models.Changes(*found.changes),
-        network_score=found.network_score,
-        amplification=found.amplification,
-        true_reach=found.true_reach,
-        topics=[models.TopicScore(topic.slug, topic.score) for topic in found.topics],
-        location=found.location,
-        nick=found.nick,
-        identities={name: models.NetworkIdentity(who.id, who.name) for name, who in found.identities.items()},
-        influencers=[str(other) for other in found.influencers],
-        influencees=[str(other) for other in found.influencees],
-        influencer_count=found.influencer_count,
-        influencee_count=found.influencee_count,
-        version=found.version,
-    )
+    return call.unchanged(etag) or call.cacheable(models.Profile.of(call.snapshot.get(profile_id)), etag)
 
 
 async def identity(call: Call) -> web.Response:
@@ -178,7 +154,7 @@ def _topic_page(all_topics: list[models.Topic], version: str, after: str, limit:
     return models.TopicPage(version, found, next_path)
 
 
-def topic_answer(found: records.Topic) -> models.Topic:
+def topic_answer(found: Topic) -> models.Topic:
     """A topic as JSON has it: its id, which may need all 64 bits, is a string."""
     topic_id = None if found.topic_id is None else str(found.topic_id)
     return models.Topic(found.slug, found.name, topic_id, list(found.parents), list(found.children))

