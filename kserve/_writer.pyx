@@ -134,7 +134,7 @@ class Writer:
         return codes
 
     def _remember(self, batch, slots):
-        """Keep the rows whose ids hash lowest of all so far as known answers: spread evenly, and at every build alike."""
+        """Keep the rows whose ids hash lowest of all so far as known answers: spread evenly, at every build alike."""
         limit = max(self.known)[0] if len(self.known) == KNOWN_ANSWERS else ~np.uint64(0)
         ranks, rows = ranked_below(batch.ids, slots, limit)
         fresh = zip(ranks.tolist(), batch.ids[rows].tolist(), batch.scores[rows].tolist())
