@@ -1,0 +1,1 @@
+"""What the README claims, measured: one file per claim, with its peers side by side. ``python -m bench --list``."""
