@@ -68,7 +68,10 @@ cdef class Snapshot(Mapping):
 
     @property
     def columns(self):
-        return tuple(msgspec.msgpack.decode(self._section(COLUMN_NAMES), type=list[str]))
+        try:
+            return tuple(msgspec.msgpack.decode(self._section(COLUMN_NAMES), type=list[str]))
+        except (msgspec.DecodeError, ValueError) as error:
+            raise self._bad("column names", str(error)) from None
 
     cdef int64_t slot_of(self, object profile_id) except -1:
         cdef uint64_t wanted
@@ -158,7 +161,7 @@ cdef class Snapshot(Mapping):
         )
 
     def find(self, network, key, by=None):
-        cdef bytes name = key.encode()
+        cdef bytes name = key.encode("utf-8", "surrogatepass")
         cdef uint64_t entry
         cdef int64_t slot
         if network not in NETWORKS:
@@ -191,7 +194,7 @@ cdef class Snapshot(Mapping):
 
     def eligible(self, rule, ids):
         cdef CompiledRule compiled = compiled_for(self, rule)
-        if isinstance(ids, int):
+        if isinstance(ids, (int, np.integer)):
             return not self.explain(rule, ids)
         cdef const uint64_t[::1] wanted = as_ids(ids)
         cdef uint8_t[::1] verdicts = np.empty(wanted.shape[0], dtype=np.uint8)
@@ -269,34 +272,31 @@ cdef void find_many(const View *view, const uint64_t *ids, Py_ssize_t n, int64_t
     A look-up that goes on in the next line takes its turn again, so that this line too is there when it is looked at.
     """
     cdef uint64_t lines[IN_FLIGHT]
+    cdef uint64_t probes[IN_FLIGHT]
     cdef Py_ssize_t owners[IN_FLIGHT]
-    cdef Py_ssize_t started = min(n, <Py_ssize_t>IN_FLIGHT)
-    cdef Py_ssize_t turns = n * <Py_ssize_t>view.longest_probe
-    cdef Py_ssize_t turn = 0, i, place
-    cdef uint64_t line, next_line
+    cdef Py_ssize_t in_flight = min(n, <Py_ssize_t>IN_FLIGHT)
+    cdef Py_ssize_t started = in_flight, i
+    cdef uint64_t turn = 0, place
     cdef int k
-    for i in range(started):
-        owners[i] = i
-        lines[i] = home_line(ids[i], view.n_lines)
+    for i in range(in_flight):
+        lines[i], probes[i], owners[i] = home_line(ids[i], view.n_lines), 1, i
         prefetch(&view.lines[lines[i]])
-    cdef Py_ssize_t in_flight = started
-    while started < n and turn < turns:
+    while started < n:
         place = turn % IN_FLIGHT
-        i, line = owners[place], lines[place]
-        k = slot_in_line(&view.lines[line], ids[i])
-        slots[i] = <int64_t>(line * LINE_SLOTS) + k if k >= 0 else NOT_FOUND
-        next_line = home_line(ids[started], view.n_lines)
-        if k == LINE_FULL:
-            next_line = 0 if line + 1 == view.n_lines else line + 1
-        else:
-            owners[place] = started
-            started += 1
-        lines[place] = next_line
-        prefetch(&view.lines[next_line])
         turn += 1
-    for place in range(in_flight):
         i = owners[place]
-        slots[i] = find_from(view, ids[i], lines[place], view.longest_probe)
+        k = slot_in_line(&view.lines[lines[place]], ids[i])
+        if k == LINE_FULL and probes[place] < view.longest_probe:
+            lines[place] = 0 if lines[place] + 1 == view.n_lines else lines[place] + 1
+            probes[place] += 1
+        else:
+            slots[i] = <int64_t>(lines[place] * LINE_SLOTS) + k if k >= 0 else NOT_FOUND
+            lines[place], probes[place], owners[place] = home_line(ids[started], view.n_lines), 1, started
+            started += 1
+        prefetch(&view.lines[lines[place]])
+    for place in range(<uint64_t>in_flight):
+        i = owners[place]
+        slots[i] = find_from(view, ids[i], lines[place], view.longest_probe + 1 - probes[place])
 
 
 cdef inline uint16_t score_at(const View *view, int64_t slot) noexcept nogil:
@@ -305,8 +305,9 @@ cdef inline uint16_t score_at(const View *view, int64_t slot) noexcept nogil:
 
 cdef inline void read_score(const View *view, int64_t slot, double *value, uint8_t *status) noexcept nogil:
     cdef uint16_t score = score_at(view, slot)
-    status[0] = (score != EMPTY) + (score != EMPTY and score != UNSCORED)
-    value[0] = score / 100.0 if status[0] == 2 else NAN
+    cdef bint scored = LOWEST_SCORE <= score <= HIGHEST_SCORE
+    status[0] = 2 * scored + (score == UNSCORED)
+    value[0] = score / 100.0 if scored else NAN
 
 
 cdef inline double read_change(const View *view, int64_t slot, int period) noexcept nogil:
@@ -369,7 +370,15 @@ cdef CompiledRule compiled_for(Snapshot self, source):
 
 
 cdef inline object points(uint16_t hundredths):
-    return None if hundredths == UNSCORED else hundredths / 100.0
+    if hundredths > HIGHEST_SCORE:
+        return no_points(hundredths)
+    return hundredths / 100.0
+
+
+cdef object no_points(uint16_t hundredths):
+    if hundredths == UNSCORED:
+        return None
+    raise KserveError(f"the snapshot is damaged: {hundredths} hundredths are no score; verify it and publish it anew")
 
 
 cdef inline object change(int16_t hundredths):
@@ -383,7 +392,7 @@ cdef inline object known(uint32_t number):
 cdef object text(const Detail *detail, int field):
     if not detail.present >> field & 1:
         return None
-    return detail.texts[field][:detail.text_lengths[field]].decode("utf-8")
+    return detail.texts[field][:detail.text_lengths[field]].decode("utf-8", "replace")
 
 
 cdef dict identities(const Detail *detail):

@@ -44,6 +44,9 @@ MAGIC = b"\x93KSERVE\n"
 BYTE_ORDER = 0x04030201
 PAGE = 4096
 CHECKSUM_STEP = 1 << 24
+END_OF_TIME = 253_402_300_800_000_000
+"""The year 10000, in microseconds since 1970: a version's name has room for four digits."""
+
 _mapped = weakref.WeakSet()
 
 
@@ -116,10 +119,14 @@ cdef class Mapping:
             raise self._bad("header checksum", "the header is damaged")
         if header.file_size != self.size:
             raise self._bad("size", f"{self.size} bytes, sealed with {header.file_size}")
-        if header.lines == 0 or header.lines * LINE_SLOTS % BLOCK_SLOTS or header.longest_probe > header.lines:
+        if (
+            not BLOCK_SLOTS // LINE_SLOTS <= header.lines <= self.size // sizeof(Line)
+            or header.lines * LINE_SLOTS % BLOCK_SLOTS
+            or not 1 <= header.longest_probe <= header.lines
+        ):
             raise self._bad("lines", f"{header.lines} lines, longest probe {header.longest_probe}")
-        self.version = header.version[:VERSION_SIZE].rstrip(b"\0").decode("ascii")
-        if self.version != version_name(self.base[:HEADER_SIZE]):
+        self.version = header.version[:VERSION_SIZE].rstrip(b"\0").decode("ascii", "replace")
+        if not 0 <= header.scored_at < END_OF_TIME or self.version != version_name(self.base[:HEADER_SIZE]):
             raise self._bad("version", f"{self.version} is not the name that its contents give it")
         self._check_sections()
 
@@ -233,7 +240,7 @@ cdef class Mapping:
         if self._vocabulary is None:
             try:
                 self._vocabulary = Vocabulary(self.version, self._section(TOPIC_TABLE), self._section(LOCATION_TABLE))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ValueError, IndexError) as error:
                 raise self._bad("topic or location table", str(error)) from None
         return self._vocabulary
 

@@ -8,8 +8,24 @@ import math
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from kserve._view cimport View, topic_range
-from kserve.layout cimport BLOCK_SLOTS, EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNKNOWN_CHANGE, UNKNOWN_COUNT, UNSCORED, Line
+from kserve._view cimport View, lowest_bit, prefetch, topic_range
+from kserve.layout cimport (
+    BLOCK_SLOTS,
+    EMPTY,
+    HIGHEST_SCORE,
+    LINE_SLOTS,
+    UNKNOWN_CHANGE,
+    UNKNOWN_COUNT,
+    UNKNOWN_LOCATION,
+    UNSCORED,
+    Line,
+)
+
+cdef enum:
+    CHUNK_BLOCKS = 32           # blocks of 64 slots that a scan takes from criterion to criterion
+    CHUNK_SLOTS = 32 * 64
+    NO_SCORE = 0xFFFE           # between the highest score and UNSCORED
+    MANY_IN_BLOCK = 24          # profiles of a block from which on looking at all its locations is faster
 
 __all__ = ["CRITERIA", "CompiledRule", "hundredths_at_least"]
 
@@ -52,29 +68,19 @@ cdef extern from *:
         return bits;
     }
     #endif
-    static inline uint64_t kserve_allowed(const uint32_t *values, const uint8_t *allowed, uint64_t n, uint64_t bits) {
-        uint64_t kept = 0;
-        if (__builtin_popcountll(bits) > 24) {
-            for (int i = 0; i < 64; i++)
-                kept |= (uint64_t)allowed[values[i] < n ? values[i] : 0] << i;
-            return kept & bits;
-        }
-        for (; bits; bits &= bits - 1) {
-            const int i = __builtin_ctzll(bits);
-            kept |= (uint64_t)allowed[values[i] < n ? values[i] : 0] << i;
-        }
-        return kept;
+    static inline uint64_t kserve_allowed(const uint32_t *values, const uint8_t *allowed, uint64_t n) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64; i++)
+            bits |= (uint64_t)allowed[values[i] < n ? values[i] : 0] << i;
+        return bits;
     }
     #define kserve_popcount(bits) __builtin_popcountll(bits)
-    #define kserve_lowest_bit(bits) __builtin_ctzll(bits)
     """
     # Bit i of the answer: low <= values[i] <= low + span, of 64 values.
     uint64_t within "kserve_within"(const uint16_t *values, uint16_t low, uint16_t span) noexcept nogil
-    # Those of the bits whose location is allowed.
-    uint64_t allowed "kserve_allowed"(
-        const uint32_t *values, const uint8_t *allowed, uint64_t n, uint64_t bits) noexcept nogil
+    # Bit i of the answer: location values[i] is allowed, of 64 values. `allowed` has n entries.
+    uint64_t allowed_in "kserve_allowed"(const uint32_t *values, const uint8_t *allowed, uint64_t n) noexcept nogil
     int popcount "kserve_popcount"(uint64_t bits) noexcept nogil
-    int lowest_bit "kserve_lowest_bit"(uint64_t bits) noexcept nogil
 
 
 cdef class CompiledRule:
@@ -115,9 +121,7 @@ cdef class CompiledRule:
         cdef uint32_t failed = 0
         if rule.asked & (MIN_SCORE | MAX_SCORE):
             failed |= failed_score(view.scores[slot], rule)
-        if rule.asked & LOCATION and (
-            view.locations == NULL or not allowed(&view.locations[slot], rule.locations, rule.n_locations, 1)
-        ):
+        if rule.asked & LOCATION and (view.locations == NULL or not is_allowed(rule, view.locations[slot])):
             failed |= LOCATION
         if rule.asked & (ANY_TOPICS | ALL_TOPICS):
             failed |= failed_topics(view, rule, slot)
@@ -139,33 +143,45 @@ cdef class CompiledRule:
         self, const View *view, uint64_t first_block, uint64_t last_block, uint64_t *by_rank
     ) noexcept nogil:
         """How many profiles of these blocks are eligible, and how many by rank (see `rank_of`); -1: damaged file."""
-        cdef uint64_t block, bits
-        cdef int64_t total = 0
-        for block in range(first_block, last_block):
-            if not eligible_in(self, view, block, &bits):
+        cdef uint16_t eligible[CHUNK_SLOTS]
+        cdef uint64_t bits[CHUNK_BLOCKS]
+        cdef uint64_t block = first_block, n
+        cdef int64_t total = 0, found, i
+        while block < last_block:
+            n = min(<uint64_t>CHUNK_BLOCKS, last_block - block)
+            if by_rank == NULL and not self.criteria.asked & ~<uint32_t>(MIN_SCORE | MAX_SCORE):
+                found = within_scores(view, &self.criteria, block, n, bits)
+            else:
+                found = find_eligible(self, view, block, n, eligible)
+            if found < 0:
                 return -1
-            total += popcount(bits)
-            while by_rank != NULL and bits:
-                by_rank[rank_of(view.scores[block * BLOCK_SLOTS + lowest_bit(bits)])] += 1
-                bits &= bits - 1
+            total += found
+            if by_rank != NULL:
+                for i in range(found):
+                    by_rank[rank_of(view.scores[block * BLOCK_SLOTS + eligible[i]])] += 1
+            block += n
         return total
 
     cdef int64_t gather(
         self, const View *view, uint16_t lowest_rank, uint64_t *ids, uint16_t *ranks, uint64_t room
     ) noexcept nogil:
         """The eligible profiles of that rank or more, at most `room`; how many, or -1: damaged file."""
-        cdef uint64_t block, bits, slot
-        cdef uint64_t total = 0
-        for block in range(view.slots // BLOCK_SLOTS):
-            if not eligible_in(self, view, block, &bits):
+        cdef uint16_t eligible[CHUNK_SLOTS]
+        cdef uint64_t blocks = view.slots // BLOCK_SLOTS
+        cdef uint64_t block = 0, total = 0, n, slot
+        cdef int64_t found, i
+        while block < blocks:
+            n = min(<uint64_t>CHUNK_BLOCKS, blocks - block)
+            found = find_eligible(self, view, block, n, eligible)
+            if found < 0:
                 return -1
-            while bits and total < room:
-                slot = block * BLOCK_SLOTS + lowest_bit(bits)
-                if rank_of(view.scores[slot]) >= lowest_rank:
+            for i in range(found):
+                slot = block * BLOCK_SLOTS + eligible[i]
+                if rank_of(view.scores[slot]) >= lowest_rank and total < room:
                     ids[total] = view.lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
                     ranks[total] = rank_of(view.scores[slot])
                     total += 1
-                bits &= bits - 1
+            block += n
         return <int64_t>total
 
 
@@ -179,7 +195,7 @@ cdef inline bint fails_column(const uint16_t *column, uint64_t at, uint16_t lowe
 
 
 cdef inline uint32_t failed_score(uint16_t score, const Criteria *rule) noexcept nogil:
-    if score == UNSCORED:
+    if score == UNSCORED or score == EMPTY:
         return MIN_SCORE | MAX_SCORE
     return (MIN_SCORE if score < rule.lowest else 0) | (MAX_SCORE if score > rule.highest else 0)
 
@@ -197,12 +213,17 @@ cdef uint32_t failed_changes(const View *view, const Criteria *rule, uint64_t sl
 
 
 cdef uint32_t failed_topics(const View *view, const Criteria *rule, uint64_t slot) noexcept nogil:
-    cdef uint64_t start, stop, entry
-    cdef uint32_t met = 0
+    cdef uint64_t start, stop
     if view.topic_counts == NULL:
         return ANY_TOPICS | ALL_TOPICS
     if topic_range(view, slot, &start, &stop) != 0:
         return DAMAGED
+    return failed_entries(view, rule, start, stop)
+
+
+cdef inline uint32_t failed_entries(const View *view, const Criteria *rule, uint64_t start, uint64_t stop) noexcept nogil:
+    cdef uint64_t entry
+    cdef uint32_t met = 0
     for entry in range(start, stop):
         if view.topic_ids[entry] >= rule.n_topics:
             return DAMAGED
@@ -212,31 +233,122 @@ cdef uint32_t failed_topics(const View *view, const Criteria *rule, uint64_t slo
     return (0 if met & 1 else ANY_TOPICS) | (0 if met & rule.topics_needed == rule.topics_needed else ALL_TOPICS)
 
 
-cdef inline bint eligible_in(CompiledRule self, const View *view, uint64_t block, uint64_t *eligible) noexcept nogil:
-    # A bit for each eligible profile of 64 slots; False: damaged file.
+cdef inline bint is_allowed(const Criteria *rule, uint32_t location) noexcept nogil:
+    return rule.locations[location if location < rule.n_locations else UNKNOWN_LOCATION]
+
+
+cdef int64_t find_eligible(
+    CompiledRule self, const View *view, uint64_t first_block, uint64_t n, uint16_t *eligible
+) noexcept nogil:
+    """Who is eligible in n blocks, at most CHUNK_BLOCKS, as slots from the first on; how many, or -1: damaged file.
+
+    One criterion after the other over the whole chunk, each asking for the memory that the next one will read, and
+    without a branch that depends on one profile's score or location.
+    """
     cdef const Criteria *rule = &self.criteria
-    cdef uint64_t first = block * BLOCK_SLOTS
-    cdef uint64_t rest
-    cdef uint32_t failed
+    cdef uint64_t bits[CHUNK_BLOCKS]
+    cdef uint64_t first_slot = first_block * BLOCK_SLOTS
+    cdef int64_t found = within_scores(view, rule, first_block, n, bits)
+    cdef bint many = found > <int64_t>(n * MANY_IN_BLOCK)
+    cdef uint64_t block
+    if rule.asked & LOCATION and view.locations == NULL:
+        return 0
+    if rule.asked & LOCATION and many:
+        for block in range(n):
+            bits[block] &= allowed_in(
+                &view.locations[first_slot + block * BLOCK_SLOTS], rule.locations, rule.n_locations
+            )
+    found = listed(bits, n, view.locations + first_slot if rule.asked & LOCATION and not many else NULL, eligible)
+    if rule.asked & LOCATION and not many:
+        found = keep_allowed(view.locations + first_slot, rule, eligible, found)
+    if rule.asked & (ANY_TOPICS | ALL_TOPICS):
+        found = keep_with_topics(view, rule, first_slot, eligible, found)
+    if found > 0 and rule.asked & ~<uint32_t>(MIN_SCORE | MAX_SCORE | LOCATION | ANY_TOPICS | ALL_TOPICS):
+        found = keep_meeting_all(self, view, first_slot, eligible, found)
+    return found
+
+
+cdef inline int64_t within_scores(
+    const View *view, const Criteria *rule, uint64_t first_block, uint64_t n, uint64_t *bits
+) noexcept nogil:
+    cdef uint16_t low = EMPTY + 1, span = UNSCORED - 1
+    cdef uint64_t block
+    cdef int64_t found = 0
     if rule.asked & (MIN_SCORE | MAX_SCORE):
-        eligible[0] = within(&view.scores[first], rule.lowest, rule.highest - rule.lowest)
-    else:
-        eligible[0] = within(&view.scores[first], EMPTY + 1, UNSCORED - 1)
-    if rule.asked & LOCATION:
-        if view.locations == NULL:
-            eligible[0] = 0
-        elif eligible[0]:
-            eligible[0] = allowed(&view.locations[first], rule.locations, rule.n_locations, eligible[0])
-    if rule.asked & ~<uint32_t>(MIN_SCORE | MAX_SCORE | LOCATION):
-        rest = eligible[0]
+        low, span = rule.lowest, rule.highest - rule.lowest
+        if rule.lowest > rule.highest:
+            low, span = NO_SCORE, 0
+    for block in range(n):
+        bits[block] = within(&view.scores[(first_block + block) * BLOCK_SLOTS], low, span)
+        found += popcount(bits[block])
+    return found
+
+
+cdef inline int64_t listed(
+    const uint64_t *bits, uint64_t n, const uint32_t *locations, uint16_t *slots
+) noexcept nogil:
+    """The set bits as slots; their `locations` (NULL: of no interest) are asked for."""
+    cdef uint64_t block, rest
+    cdef int64_t found = 0
+    for block in range(n):
+        rest = bits[block]
         while rest:
-            failed = self.failures(view, first + lowest_bit(rest))
-            if failed & DAMAGED:
-                return False
-            if failed:
-                eligible[0] &= ~(rest & (~rest + 1))
+            slots[found] = <uint16_t>(block * BLOCK_SLOTS + lowest_bit(rest))
+            prefetch(locations + slots[found])
+            found += 1
             rest &= rest - 1
-    return True
+    return found
+
+
+cdef inline int64_t keep_allowed(
+    const uint32_t *locations, const Criteria *rule, uint16_t *slots, int64_t found
+) noexcept nogil:
+    cdef int64_t i, kept = 0
+    for i in range(found):
+        slots[kept] = slots[i]
+        kept += is_allowed(rule, locations[slots[i]])
+    return kept
+
+
+cdef inline int64_t keep_with_topics(
+    const View *view, const Criteria *rule, uint64_t first_slot, uint16_t *slots, int64_t found
+) noexcept nogil:
+    cdef uint64_t starts[CHUNK_SLOTS]
+    cdef uint64_t stops[CHUNK_SLOTS]
+    cdef uint32_t failed
+    cdef int64_t i, kept = 0
+    if view.topic_counts == NULL:
+        return 0
+    for i in range(found):
+        prefetch(&view.topic_counts[first_slot + slots[i]])
+        prefetch(&view.topic_starts[(first_slot + slots[i]) // LINE_SLOTS])
+    for i in range(found):
+        if topic_range(view, first_slot + slots[i], &starts[i], &stops[i]) != 0:
+            return -1
+        prefetch(&view.topic_ids[starts[i]])
+    for i in range(found):
+        failed = failed_entries(view, rule, starts[i], stops[i])
+        if failed & DAMAGED:
+            return -1
+        slots[kept] = slots[i]
+        kept += not failed & rule.asked
+    return kept
+
+
+cdef inline int64_t keep_meeting_all(
+    CompiledRule self, const View *view, uint64_t first_slot, uint16_t *slots, int64_t found
+) noexcept nogil:
+    cdef uint32_t failed
+    cdef int64_t i, kept = 0
+    for i in range(found):
+        prefetch(&view.lines[(first_slot + slots[i]) // LINE_SLOTS])
+    for i in range(found):
+        failed = self.failures(view, first_slot + slots[i])
+        if failed & DAMAGED:
+            return -1
+        slots[kept] = slots[i]
+        kept += not failed
+    return kept
 
 
 def hundredths_at_least(points):

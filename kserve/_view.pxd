@@ -58,20 +58,48 @@ cdef struct Detail:
 
 cdef extern from *:
     """
+    #include <string.h>
     #define kserve_prefetch(address) __builtin_prefetch((address))
     #define kserve_prefetch_write(address) __builtin_prefetch((address), 1)
+
+    #if defined(__SSE4_1__)
+    #include <smmintrin.h>
+    static inline int kserve_equal(const uint64_t *ids, uint64_t id) {
+        const __m128i wanted = _mm_set1_epi64x((long long)id);
+        const __m128i low = _mm_cmpeq_epi64(_mm_loadu_si128((const __m128i *)ids), wanted);
+        const __m128i high = _mm_cmpeq_epi64(_mm_loadu_si128((const __m128i *)(ids + 2)), wanted);
+        return _mm_movemask_pd(_mm_castsi128_pd(low)) | _mm_movemask_pd(_mm_castsi128_pd(high)) << 2;
+    }
+    #else
+    static inline int kserve_equal(const uint64_t *ids, uint64_t id) {
+        return (ids[0] == id) | (ids[1] == id) << 1 | (ids[2] == id) << 2 | (ids[3] == id) << 3;
+    }
+    #endif
+    static inline uint64_t kserve_sum_before(const uint8_t counts[4], uint64_t k) {
+        const uint32_t before[4] = {0, 0xFF, 0xFFFF, 0xFFFFFF};
+        uint32_t word;
+        memcpy(&word, counts, 4);
+        word &= before[k];
+        return ((word & 0xFF00FF) + (word >> 8 & 0xFF00FF)) * 0x10001u >> 16;
+    }
+    #define kserve_lowest_bit(bits) __builtin_ctzll(bits)
     """
+    # Bit k of the answer: ids[k] == id, of the 4 ids of a line.
+    int equal "kserve_equal"(const uint64_t *ids, uint64_t id) noexcept nogil
+    # The sum of the first k, at most 3, of the 4 counts of a line.
+    uint64_t sum_before "kserve_sum_before"(const uint8_t *counts, uint64_t k) noexcept nogil
+    int lowest_bit "kserve_lowest_bit"(uint64_t bits) noexcept nogil
     void prefetch "kserve_prefetch"(const void *address) noexcept nogil
     void prefetch_write "kserve_prefetch_write"(const void *address) noexcept nogil
 
 
 cdef inline int slot_in_line(const Line *line, uint64_t profile_id) noexcept nogil:
-    # 0 to 3, NOT_FOUND if the look-up ends here, LINE_FULL if it goes on in the next line. Without branches on the ids.
-    cdef int found = LINE_FULL if line.scores[LINE_SLOTS - 1] != EMPTY else NOT_FOUND
-    cdef int k
-    for k in range(LINE_SLOTS):
-        found = k if (line.ids[k] == profile_id) & (line.scores[k] != EMPTY) else found
-    return found
+    # 0 to 3, NOT_FOUND if the look-up ends here, LINE_FULL if it goes on in the next line. Slots fill from the first
+    # on, so the first match is the profile; empty slots, whose id is 0 too, come after it.
+    cdef int matches = equal(line.ids, profile_id)
+    if matches and line.scores[lowest_bit(matches)] != EMPTY:
+        return lowest_bit(matches)
+    return LINE_FULL if line.scores[LINE_SLOTS - 1] != EMPTY else NOT_FOUND
 
 
 cdef inline int64_t find_from(const View *view, uint64_t profile_id, uint64_t line, uint64_t probes) noexcept nogil:
@@ -94,10 +122,7 @@ cdef inline int64_t find_slot(const View *view, uint64_t profile_id) noexcept no
 cdef inline int topic_range(const View *view, uint64_t slot, uint64_t *start, uint64_t *stop) noexcept nogil:
     # -1 when the entries would lie outside the section, which only a damaged file has.
     cdef uint64_t line = slot // LINE_SLOTS
-    cdef uint64_t other
-    start[0] = view.topic_starts[line]
-    for other in range(line * LINE_SLOTS, slot):
-        start[0] += view.topic_counts[other]
+    start[0] = view.topic_starts[line] + sum_before(&view.topic_counts[line * LINE_SLOTS], slot % LINE_SLOTS)
     stop[0] = start[0] + view.topic_counts[slot]
     return 0 if start[0] <= stop[0] <= view.topic_entries else -1
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from kserve.snapshots.columns import Columns
 from kserve.vocabulary import TopicRow
 
-__all__ = ["DETAIL_COLUMNS", "FILL", "TEXT_COLUMNS", "Writer", "differences"]
+__all__ = ["DETAIL_COLUMNS", "ROWS_PER_BLOCK", "TEXT_COLUMNS", "Writer", "differences"]
 
-FILL: float
+ROWS_PER_BLOCK: int
 TEXT_COLUMNS: tuple[str, ...]
 DETAIL_COLUMNS: tuple[str, ...]
 
@@ -37,11 +37,13 @@ class Writer:
         scored_at: datetime,
         topic_table: Sequence[TopicRow],
         location_table: Sequence[str],
+        most_conflicts: int,
         progress: Callable[[int, int], None] | None,
     ) -> tuple[str, list[tuple[str, str, int, int]]]:
         """Lay out what had to wait, seal the file and sync it: the version, and the identities that two profiles claim.
 
-        Those are (column, text, first profile id, second profile id). ``progress(done_bytes, total_bytes)``.
+        Those are (column, text, first profile id, second profile id), at most ``most_conflicts`` of them.
+        ``progress(done_bytes, total_bytes)``.
         """
     def close(self) -> None:
         """Give back the descriptor and the mappings; the file stays for the caller to keep or unlink."""

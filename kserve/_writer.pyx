@@ -19,13 +19,22 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from kserve._view cimport Detail, View, find_identity, fingerprint, prefetch_write, read_detail
+from kserve._view cimport (
+    NOT_FOUND,
+    Detail,
+    View,
+    find_identity,
+    fingerprint,
+    prefetch_write,
+    read_detail,
+    slot_in_line,
+)
 from kserve.layout cimport *
 
-__all__ = ["DETAIL_COLUMNS", "FILL", "TEXT_COLUMNS", "Writer", "differences"]
+__all__ = ["DETAIL_COLUMNS", "ROWS_PER_BLOCK", "TEXT_COLUMNS", "Writer", "differences"]
 
-FILL = 0.65
-"""Share of the slots that are used if every row is taken: more is smaller, less has fewer overflowing lines."""
+ROWS_PER_BLOCK = 43
+"""Of 64 slots, if every row is taken: more makes a smaller file, less makes fewer lines overflow."""
 
 IDENTITY_FILL = 0.75
 TEXT_COLUMNS = ("nick", "tw_id", "tw_name", "gp_id", "fb_id", "ig_id")
@@ -59,15 +68,21 @@ class Writer:
         self.columns = tuple(sorted(columns))
         self.profiles = self.identities = self.conflicts = 0
         self.longest_probe = 1
-        blocks = max(-(-rows_at_most // int(BLOCK_SLOTS * FILL)), 1)
+        blocks = max(-(-rows_at_most // ROWS_PER_BLOCK), 1)
         self.slots = blocks * BLOCK_SLOTS
         self.lines = self.slots // LINE_SLOTS
         self.placed = {}
         self.end = HEADER_SIZE
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.folder = os.path.dirname(os.path.abspath(path))
-        self.known = []
-        self._allocate_fixed()
+        self.known = np.zeros((KNOWN_ANSWERS, 2), dtype=np.uint64)
+        self.known_ranks = np.full(KNOWN_ANSWERS, ~np.uint64(0))
+        self.staged = None
+        try:
+            self._allocate_fixed()
+        except BaseException:
+            self.close()
+            raise
 
     def _allocate_fixed(self):
         """The sections whose size follows from the number of slots."""
@@ -78,7 +93,6 @@ class Writer:
             for name, (kind, type) in SLOT_COLUMNS.items()
             if name in self.columns
         }
-        self.staged = None
         if "topics" in self.columns:
             self.topic_counts = self._allocate(TOPIC_COUNTS, self.slots)
             self.topic_starts = self._allocate(TOPIC_STARTS, (self.lines + 1) * 8).view(np.uint64)
@@ -112,33 +126,26 @@ class Writer:
         """
         slots = np.empty(len(batch.ids), dtype=np.int64)
         codes = np.zeros(len(batch.ids), dtype=np.uint8)
+        columns = [
+            (batch.network_scores, self.by_slot.get("network_score")),
+            (batch.amplifications, self.by_slot.get("amplification")),
+            (batch.true_reaches, self.by_slot.get("true_reach")),
+        ]
         taken, longest = place_rows(
-            self.line_bytes, batch.ids, batch.scores, batch.day, batch.week, batch.month, batch.opted_out,
-            batch.reject, duplicate, slots, codes,
+            self.line_bytes, batch, self.by_slot.get("location"), self.known_ranks, self.known, duplicate, slots, codes
         )
         if taken < 0:
             raise InputError("more rows than were counted before reading: the input changes while it is read")
         self.profiles += taken
         self.longest_probe = max(self.longest_probe, longest)
-        self._remember(batch, slots)
-        for name, values in (
-            ("network_score", batch.network_scores), ("amplification", batch.amplifications),
-            ("true_reach", batch.true_reaches), ("location", batch.locations),
-        ):
+        for values, column in columns:
             if values is not None:
-                scatter(slots, values, self.by_slot[name])
+                scatter(slots, values, column)
         if batch.topic_counts is not None:
             self._stage_topics(batch, slots)
         if self.detail_starts is not None:
             self._write_details(batch, slots)
         return codes
-
-    def _remember(self, batch, slots):
-        """Keep the rows whose ids hash lowest of all so far as known answers: spread evenly, at every build alike."""
-        limit = max(self.known)[0] if len(self.known) == KNOWN_ANSWERS else ~np.uint64(0)
-        ranks, rows = ranked_below(batch.ids, slots, limit)
-        fresh = zip(ranks.tolist(), batch.ids[rows].tolist(), batch.scores[rows].tolist())
-        self.known = sorted([*self.known, *fresh])[:KNOWN_ANSWERS]
 
     def _stage_topics(self, batch, slots):
         """Topics wait in arrival order until every profile's place is known."""
@@ -163,19 +170,21 @@ class Writer:
         write_all(self.fd, buffer[:length], self.details_at + self.details_length)
         self.details_length += length
 
-    def finish(self, scored_at, topic_table, location_table, progress):
+    def finish(self, scored_at, topic_table, location_table, most_conflicts, progress):
         """Lay out what had to wait, seal the file and sync it; the version's name.
 
         ``scored_at``: aware time of the scores. ``topic_table``: rows of (id or None, slug, name, parent indexes);
-        ``location_table``: paths by number - 1. ``progress(done_bytes, total_bytes)``.
+        ``location_table``: paths by number - 1. ``progress(done_bytes, total_bytes)``. Of the identities that two
+        profiles claim, ``most_conflicts`` are named.
         """
         if self.details_length:
             self.placed[DETAILS] = (self.details_at, self.details_length)
             self.end = self.details_at + self.details_length
         scored = copy_scores(self.line_bytes, self.scores)
         entries = self._lay_out_topics() if self.staged is not None else 0
-        ambiguous = self._index_identities() if self.identities else []
-        self._append(KNOWN, b"".join(int(n).to_bytes(8, "little") for row in self.known for n in row[1:]))
+        ambiguous = self._index_identities(most_conflicts) if self.identities else []
+        best = np.argsort(self.known_ranks)[:self.profiles]
+        self._append(KNOWN, self.known[best].tobytes())
         self._append(TOPIC_TABLE, msgspec.msgpack.encode(topic_table))
         self._append(LOCATION_TABLE, msgspec.msgpack.encode(location_table))
         self._append(COLUMN_NAMES, msgspec.msgpack.encode(self.columns))
@@ -199,20 +208,27 @@ class Writer:
         for file in self.staged.values():
             file.seek(0)
         while len(slots := np.fromfile(self.staged["slots"], np.uint64, STAGED_ROWS)):
-            count = int(self.topic_counts[slots].sum(dtype=np.int64))
-            lay_out(slots, np.fromfile(self.staged["ids"], np.uint16, count), self.topic_starts, self.topic_counts, ids)
+            lay_out(slots, self._staged("ids", slots), self.topic_starts, self.topic_counts, ids)
             if scored:
-                given = np.fromfile(self.staged["scores"], np.uint16, count)
-                lay_out(slots, given, self.topic_starts, self.topic_counts, scores)
+                lay_out(slots, self._staged("scores", slots), self.topic_starts, self.topic_counts, scores)
         return entries
 
-    def _index_identities(self):
+    def _staged(self, name, slots):
+        """What waits for these slots: uint16 an entry."""
+        count = int(self.topic_counts[slots].sum(dtype=np.int64))
+        values = np.fromfile(self.staged[name], np.uint16, count)
+        if len(values) != count:
+            raise OSError(f"the staged topic {name} end early")
+        return values
+
+    def _index_identities(self, most_conflicts):
         """The identity lines; the texts that two profiles claim, each with its column and both profile ids."""
         lines = max(-(-self.identities // int(IDENTITY_LINE * IDENTITY_FILL)), 1)
         table = self._allocate(IDENTITIES, lines * IDENTITY_LINE * 8).view(np.uint64)
         details = self._map(*self.placed[DETAILS])
-        ambiguous = index_identities(self.line_bytes, self.scores, self.detail_starts, details, table)
-        self.identities = int(np.count_nonzero(table >> FINGERPRINT_BITS))
+        self.identities, ambiguous = index_identities(
+            self.line_bytes, self.scores, self.detail_starts, details, table, most_conflicts
+        )
         return ambiguous
 
     def _seal(self, scored_at, scored, entries, progress):
@@ -269,37 +285,34 @@ def write_all(fd, content, offset):
         rest, offset = rest[written:], offset + written
 
 
-def ranked_below(const uint64_t[::1] ids, const int64_t[::1] slots, uint64_t limit):
-    """Ranks and rows of those that have a slot and rank below a limit; the order has nothing to do with the lines."""
-    cdef uint64_t[::1] ranks = np.empty(ids.shape[0], dtype=np.uint64)
-    cdef int64_t[::1] rows = np.empty(ids.shape[0], dtype=np.int64)
-    cdef Py_ssize_t i, n = 0
-    with nogil:
-        for i in range(ids.shape[0]):
-            ranks[n], rows[n] = mix(~mix(ids[i])), i
-            n += slots[i] >= 0 and ranks[n] < limit
-    return np.asarray(ranks[:n]), np.asarray(rows[:n])
-
-
 def place_rows(
-    uint8_t[::1] line_bytes, const uint64_t[::1] ids, const uint16_t[::1] scores, const int16_t[::1] day,
-    const int16_t[::1] week, const int16_t[::1] month, const uint8_t[::1] opted_out, const uint8_t[::1] reject,
+    uint8_t[::1] line_bytes, batch, uint32_t[::1] location_column, uint64_t[::1] known_ranks, uint64_t[:, ::1] known,
     uint8_t duplicate, int64_t[::1] slots, uint8_t[::1] codes,
 ):
-    """Put rows into lines. ``slots``[n] receives where, -1 for rows not taken, and ``codes``[n] the duplicates.
+    """Put rows into lines, and their locations into that column if there is one; remember some as known answers.
 
-    How many were taken and the most lines that one of them needed; (-1, 0) when the table is full.
+    ``slots``[n] receives where, -1 for rows not taken, and ``codes``[n] the duplicates. How many were taken and the
+    most lines that one of them needed; (-1, 0) when the table is full.
     """
+    cdef const uint64_t[::1] ids = batch.ids
+    cdef const uint16_t[::1] scores = batch.scores
+    cdef const int16_t[::1] day = batch.day, week = batch.week, month = batch.month
+    cdef const uint8_t[::1] opted_out = batch.opted_out, reject = batch.reject
+    cdef const uint32_t[::1] locations = batch.locations
     cdef Line *lines = <Line *>&line_bytes[0]
     cdef uint64_t n_lines = line_bytes.shape[0] // sizeof(Line)
-    cdef uint64_t longest = 1
+    cdef uint64_t longest = 1, ahead
+    cdef uint64_t worst = worst_of(known_ranks)
     cdef int64_t taken = 0, slot = 0
     cdef Py_ssize_t i, n = ids.shape[0]
     cdef Line *line
     with nogil:
         for i in range(n):
             if i + AHEAD < n:
-                prefetch_write(&lines[home_line(ids[i + AHEAD], n_lines)])
+                ahead = home_line(ids[i + AHEAD], n_lines)
+                prefetch_write(&lines[ahead])
+                if locations is not None:
+                    prefetch_write(&location_column[ahead * LINE_SLOTS])
             slots[i] = -1
             if reject[i] or (opted_out is not None and opted_out[i]):
                 continue
@@ -316,26 +329,50 @@ def place_rows(
             line.changes[0][slot % LINE_SLOTS] = UNKNOWN_CHANGE if day is None else day[i]
             line.changes[1][slot % LINE_SLOTS] = UNKNOWN_CHANGE if week is None else week[i]
             line.changes[2][slot % LINE_SLOTS] = UNKNOWN_CHANGE if month is None else month[i]
+            if locations is not None:
+                location_column[slot] = locations[i]
+            if rank_of(ids[i]) < known_ranks[worst]:
+                known_ranks[worst] = rank_of(ids[i])
+                known[worst, 0], known[worst, 1] = ids[i], scores[i]
+                worst = worst_of(known_ranks)
             taken += 1
     if slot == TABLE_FULL:
         return -1, 0
     return taken, longest
 
 
+cdef inline uint64_t rank_of(uint64_t profile_id) noexcept nogil:
+    # The profiles of lowest rank become known answers: spread over all lines, and the same at every build.
+    return mix(~mix(profile_id)) >> 1
+
+
+cdef inline uint64_t worst_of(const uint64_t[::1] ranks) noexcept nogil:
+    cdef uint64_t worst = 0
+    cdef int i
+    for i in range(KNOWN_ANSWERS):
+        if ranks[i] > ranks[worst]:
+            worst = <uint64_t>i
+    return worst
+
+
 cdef inline int64_t place(const Line *lines, uint64_t n_lines, uint64_t profile_id, uint64_t *longest) noexcept nogil:
     """The slot for a new profile, DUPLICATE or TABLE_FULL."""
     cdef uint64_t number = home_line(profile_id, n_lines)
     cdef uint64_t probe
-    cdef int k
+    cdef int found
     for probe in range(1, n_lines + 1):
-        for k in range(LINE_SLOTS):
-            if lines[number].scores[k] == EMPTY:
-                longest[0] = max(longest[0], probe)
-                return <int64_t>(number * LINE_SLOTS + k)
-            if lines[number].ids[k] == profile_id:
-                return DUPLICATE
+        found = slot_in_line(&lines[number], profile_id)
+        if found >= 0:
+            return DUPLICATE
+        if found == NOT_FOUND:
+            longest[0] = max(longest[0], probe)
+            return <int64_t>(number * LINE_SLOTS + used_slots(&lines[number]))
         number = 0 if number + 1 == n_lines else number + 1
     return TABLE_FULL
+
+
+cdef inline int used_slots(const Line *line) noexcept nogil:
+    return (line.scores[0] != EMPTY) + (line.scores[1] != EMPTY) + (line.scores[2] != EMPTY)
 
 
 ctypedef fused number:
@@ -469,15 +506,19 @@ cdef const void *address(array) except? NULL:
 
 def index_identities(
     const uint8_t[::1] line_bytes, const uint16_t[::1] scores, const uint64_t[::1] detail_starts,
-    const uint8_t[::1] details, uint64_t[::1] table,
+    const uint8_t[::1] details, uint64_t[::1] table, Py_ssize_t most_conflicts,
 ):
-    """Enter every identity; what two profiles claim belongs to neither: (column, text, first id, second id) of each."""
+    """Enter every identity, but what two profiles claim belongs to neither.
+
+    How many were entered, and of the conflicts, at most so many, (column, text, first id, second id).
+    """
     cdef const Line *lines = <const Line *>&line_bytes[0]
     cdef View view
     cdef Detail detail
     cdef uint64_t slot, entry = 0
     cdef int64_t other
     cdef int field
+    cdef uint64_t entered = 0
     cdef bint disputed = False
     memset(&view, 0, sizeof(View))
     view.slots = scores.shape[0]
@@ -494,6 +535,7 @@ def index_identities(
                 other = find_identity(&view, field, detail.texts[field], detail.text_lengths[field], &entry)
                 if other < 0 and not disputed:
                     table[entry] = own(&detail, field, slot)
+                    entered += 1
                     continue
                 with gil:
                     disputed = True
@@ -502,12 +544,14 @@ def index_identities(
                     if other >= 0:
                         ambiguous[key] = lines[other // LINE_SLOTS].ids[other % LINE_SLOTS]
                         table[entry] &= (1 << FINGERPRINT_BITS) - 1
-                    if key in ambiguous:
+                        entered -= 1
+                    if key not in ambiguous:
+                        table[entry] = own(&detail, field, slot)
+                        entered += 1
+                    elif len(conflicts) < most_conflicts:
                         second = lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
                         conflicts.append((TEXT_COLUMNS[field], text, ambiguous[key], second))
-                    else:
-                        table[entry] = own(&detail, field, slot)
-    return conflicts
+    return entered, conflicts
 
 
 def folded(text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -87,15 +86,25 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise RuleError(f"{name}: a list of strings, not {value!r}")
     for item in value:
-        if not isinstance(item, str) or not item.strip("/"):
+        if not isinstance(item, str) or not item.strip(" /"):
             raise RuleError(f"{name}: {item!r} would match everything or nothing")
-    return tuple(dict.fromkeys(value))
+    if not name.endswith("locations"):
+        return tuple(dict.fromkeys(value))
+    return tuple(dict.fromkeys(_path(name, item) for item in value))
+
+
+def _path(name: str, item: str) -> str:
+    """A location path as a build writes it down; a trailing slash says nothing more."""
+    parts = [part.strip() for part in item.strip().removesuffix("/").split("/")]
+    if not all(parts):
+        raise RuleError(f"{name}: {item!r} has an empty component; a path is such as US/New York")
+    return "/".join(parts)
 
 
 def _check_points(name: str, value: Any, low: float, high: float) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise RuleError(f"{name}: {value!r} is not a number")
     if not low <= value <= high:
         raise RuleError(f"{name}: {value} is outside {low} to {high}")

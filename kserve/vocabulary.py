@@ -31,6 +31,8 @@ class Vocabulary:
         self._children: list[list[int]] = [[] for _ in self._table]
         for index, row in enumerate(self._table):
             for parent in row[3]:
+                if parent < 0:
+                    raise IndexError(f"topic {row[1]!r} has a parent numbered {parent}")
                 self._children[parent].append(index)
 
     def topic(self, slug: str) -> Topic | None:

@@ -191,7 +191,7 @@ def publish(
     else:
         told = _build_options(column, topics, topic_edges, scored_at, settings.max_rejects, rejects)
         version = _build_step(catalog, what, told, steps)
-    previous = catalog.announced()
+    previous = catalog.live()
     publish_steps(catalog, version, steps)
     if as_json:
         document = {"version": version, "previous": previous, "built": not is_version}

@@ -29,6 +29,9 @@ Report = Callable[[str, int, int], None]
 
 EXAMPLES = 3
 
+_UNKNOWN_WHO = [reason for reason in Reason if reason <= Reason.duplicate_id or reason == Reason.bad_opt_out]
+"""Rows rejected for these do not say who has opted out; all others do, whatever else is wrong with them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -87,10 +90,11 @@ class _Build:
         self.report = report
         self.folder = folder
         self.scored_at, self.scored_at_from = _scored_at(options, source)
-        self.earlier = catalog.earlier(self.scored_at)
+        self.earlier, self.unusable = catalog.earlier(self.scored_at)
         self.words = Dictionaries(taxonomy)
         self.rows = 0
         self.opted_out: list[U64] = []
+        self.opted_out_rows = 0
         self.duplicates: list[int] = []
 
     def run(self) -> Candidate:
@@ -127,6 +131,7 @@ class _Build:
                 self.scored_at,
                 self.words.topic_table,
                 self.words.location_table,
+                self.options.max_rejects + EXAMPLES,
                 lambda *done: self.report("bytes", *done),
             )
             self.digests.result()
@@ -144,7 +149,9 @@ class _Build:
         rejects.add(batch, codes)
         self.duplicates += batch.ids[codes != 0][: EXAMPLES - len(self.duplicates)].tolist()
         if batch.opted_out is not None:
-            self.opted_out.append(batch.ids[(batch.opted_out != 0) & (batch.reject == 0)])
+            erased = (batch.opted_out != 0) & ~np.isin(batch.reject, _UNKNOWN_WHO)
+            self.opted_out.append(batch.ids[erased])
+            self.opted_out_rows += int(np.count_nonzero(erased & (batch.reject == 0)))
         self.rows += len(batch)
         self.report("rows", self.rows, max(self.rows, self.source.rows_at_most))
 
@@ -187,7 +194,7 @@ class _Build:
     def _manifest(self, snapshot: Snapshot, rejects: Rejects) -> dict[str, Any]:
         return {
             "version": snapshot.version,
-            "parent": self.catalog.announced(),
+            "parent": self.catalog.live(),
             "scored_at": self.scored_at.isoformat(),
             "scored_at_from": self.scored_at_from,
             "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -195,7 +202,7 @@ class _Build:
             "rows": {
                 "read": self.rows,
                 "taken": snapshot.profiles,
-                "opted_out": sum(map(len, self.opted_out)),
+                "opted_out": self.opted_out_rows,
                 "rejected": {reason.name: count for reason, count in rejects.counts.items()},
             },
             "profiles": snapshot.profiles,
@@ -226,7 +233,8 @@ class _Build:
     def _warnings(self) -> tuple[str, ...]:
         unknown = self.source.unknown_columns
         faults = self.taxonomy.faults if self.taxonomy is not None else ()
-        notes = [f"columns that kserve does not know, left out: {', '.join(unknown)}"] if unknown else []
+        notes = list(self.unusable)
+        notes += [f"columns that kserve does not know, left out: {', '.join(unknown)}"] if unknown else []
         if self.scored_at_from == "clock":
             notes.append("the input does not say when it was scored: the time of this build stands in for it")
         return (*notes, *faults)
@@ -235,7 +243,10 @@ class _Build:
 def _scored_at(options: Options, source: Source) -> tuple[datetime, str]:
     """When the scores were made, in whole seconds, and who says so."""
     if options.scored_at is not None:
-        return options.scored_at.astimezone(UTC).replace(microsecond=0), "option"
+        moment = options.scored_at.astimezone(UTC).replace(microsecond=0)
+        if moment.year < 1970:
+            raise InputError(f"scored_at {moment.isoformat()} is before 1970", remedy="give --scored-at as it was")
+        return moment, "option"
     if source.manifest is not None and "scored_at" in source.manifest:
         return _parsed_time(source.manifest["scored_at"], source).replace(microsecond=0), "manifest"
     return datetime.now(UTC).replace(microsecond=0), "clock"
@@ -246,7 +257,7 @@ def _parsed_time(text: Any, source: Source) -> datetime:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         moment = None
-    if moment is None or moment.tzinfo is None:
+    if moment is None or moment.tzinfo is None or moment.year < 1970:
         raise InputError(
             f"scored_at {text!r} is no time with a time zone",
             file=source.parts[0].path.parent,

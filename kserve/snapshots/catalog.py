@@ -11,6 +11,7 @@ work/                   files in the making
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,10 +21,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from kserve._core import Snapshot
 from kserve._doorbell import Doorbell
 from kserve.errors import NothingPublished, SnapshotError, UnknownVersion
 from kserve.snapshots.durable import lock, replace_file, storage, sync_directory, working_folder
+
+log = logging.getLogger("kserve.catalog")
 
 State = Literal["candidate", "published", "announced", "retired"]
 Progress = Callable[[int, int], None]
@@ -57,6 +62,14 @@ class Version:
     announced_at: datetime | None
 
 
+class Announcement(msgspec.Struct, frozen=True):
+    """A line of announcements.jsonl."""
+
+    version: str
+    at: datetime
+    previous: str | None
+
+
 class Catalog:
     """The data directory of a host. Methods that write raise StorageError, and Busy while another publisher works."""
 
@@ -69,14 +82,22 @@ class Catalog:
         self._log = self.data / "announcements.jsonl"
 
     def announced(self) -> str | None:
-        """The version in force, or None when nothing was announced yet."""
+        """The version in force, or None when nothing was announced yet. Raises SnapshotError for a damaged CURRENT."""
         try:
-            name = self._current.read_text("ascii").strip()
+            name = self._current.read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
         if not _VERSION.fullmatch(name):
             raise SnapshotError(self._current, "announcement", f"{name!r} is no version")
         return name
+
+    def live(self) -> str | None:
+        """The version in force, None too when CURRENT is damaged: that must not keep anyone from publishing."""
+        try:
+            return self.announced()
+        except SnapshotError as error:
+            log.error("%s; the next publish replaces it", error)
+            return None
 
     def doorbell(self) -> Doorbell | None:
         """To wait for announcements; None as long as nobody has published here."""
@@ -95,12 +116,20 @@ class Catalog:
         return self._open(self.snapshots / name)
 
     def folder(self, version: str) -> Path:
-        """Where a version lies, published or candidate. Raises UnknownVersion."""
+        """Where a version lies, as a candidate or published. Raises UnknownVersion."""
         if _VERSION.fullmatch(version):
-            for parent in (self.snapshots, self.candidates):
+            for parent in (self.candidates, self.snapshots):
                 if (parent / version).is_dir():
                     return parent / version
         raise UnknownVersion(f"no version {version} in {self.data}: `kserve history` lists those that there are")
+
+    def fingerprint(self, version: str) -> tuple[int, ...]:
+        """What changes when the file of a published version is put in place again; () when there is none."""
+        try:
+            status = (self.snapshots / version / SNAPSHOT).stat()
+        except OSError:
+            return ()
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def manifest(self, version: str) -> dict[str, Any]:
         """What the builder wrote about a version."""
@@ -113,16 +142,19 @@ class Catalog:
 
     def versions(self) -> list[Version]:
         """All versions, the latest scores first."""
-        announcements = {entry["version"]: entry["at"] for entry in self._announcements()}
-        live = self.announced()
+        announcements = {entry.version: entry.at for entry in self._announcements()}
+        live = self.live()
         found = []
         for parent in (self.candidates, self.snapshots):
             for name in sorted(os.listdir(parent) if parent.is_dir() else []):
-                if _VERSION.fullmatch(name):
-                    found.append(self._version(name, parent == self.candidates, live, announcements.get(name)))
+                try:
+                    if _VERSION.fullmatch(name):
+                        found.append(self._version(name, parent == self.candidates, live, announcements.get(name)))
+                except (SnapshotError, UnknownVersion, LookupError, TypeError, ValueError) as error:
+                    log.error("%s is left out: its manifest cannot be used: %r", parent / name, error)
         return sorted(found, key=lambda version: (version.scored_at, version.built_at), reverse=True)
 
-    def _version(self, name: str, candidate: bool, live: str | None, announced_at: str | None) -> Version:
+    def _version(self, name: str, candidate: bool, live: str | None, announced_at: datetime | None) -> Version:
         manifest = self.manifest(name)
         state: State = "candidate" if candidate else "announced" if name == live else "published"
         return Version(
@@ -133,30 +165,37 @@ class Catalog:
             scored=manifest["scored"],
             file_bytes=manifest["file_bytes"],
             built_at=datetime.fromisoformat(manifest["built_at"]),
-            announced_at=None if announced_at is None else datetime.fromisoformat(announced_at),
+            announced_at=announced_at,
         )
 
-    def _announcements(self) -> Iterator[dict[str, Any]]:
+    def _announcements(self) -> Iterator[Announcement]:
         try:
             lines = self._log.read_bytes().splitlines()
         except FileNotFoundError:
             return
         for line in lines:
             try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # the last line of a publisher that was killed while it wrote it
+                entry = msgspec.json.decode(line, type=Announcement)
+            except msgspec.DecodeError:
+                continue  # of a publisher that was killed while it wrote
+            yield entry
 
-    def earlier(self, scored_at: datetime) -> dict[str, Snapshot]:
-        """By period ("day", "week", "month"), the published snapshot to measure changes against, where there is one."""
+    def earlier(self, scored_at: datetime) -> tuple[dict[str, Snapshot], list[str]]:
+        """By period ("day", "week", "month"), the published snapshot to measure changes against, where there is one.
+
+        And in words, those that there are but that cannot be used.
+        """
         published = [version for version in self.versions() if version.state != "candidate"]
-        found = {}
+        found, unusable = {}, []
         for period, days in PERIODS.items():
             wanted = scored_at - timedelta(days=days)
             near = [version for version in published if abs(version.scored_at - wanted) <= TOLERANCE]
-            if near:
-                found[period] = self.open(min(near, key=lambda version: abs(version.scored_at - wanted)).name)
-        return found
+            for version in sorted(near, key=lambda version: abs(version.scored_at - wanted))[:1]:
+                try:
+                    found[period] = self.open(version.name)
+                except (SnapshotError, UnknownVersion, OSError) as error:
+                    unusable.append(f"{period} changes are not known: {error}")
+        return found, unusable
 
     @contextmanager
     def working_folder(self) -> Iterator[Path]:
@@ -170,11 +209,22 @@ class Catalog:
     def adopt(self, folder: Path, version: str) -> None:
         """Turn a finished folder into the candidate of that name; the same candidate built before stays."""
         target = self.candidates / version
-        if target.exists() or (self.snapshots / version).exists():
-            return
+        for there in (target, self.snapshots / version):
+            if there.exists() and self._is_whole(there):
+                return
+            if there == target and there.exists():
+                os.rename(there, folder.with_name(f"damaged-{version}"))
         sync_directory(folder)
         os.rename(folder, target)
         sync_directory(self.candidates)
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            self._open(folder).verify()
+        except (SnapshotError, UnknownVersion) as error:
+            log.error("%s is built anew: %s", folder, error)
+            return False
+        return True
 
     def publish(self, version: str, progress: Progress | None = None, done: Done | None = None) -> Snapshot:
         """Re-read a candidate as a reader will, verify all of it, move it among the published, and announce it.
@@ -184,14 +234,17 @@ class Catalog:
         Raises UnknownVersion, SnapshotError, StorageError, Busy.
         """
         done = done or (lambda step: None)
-        folder = self.folder(version)
+        self.folder(version)
         with storage(f"publishing {version}"), lock(self.data / "LOCK", "publishing"):
+            folder = self.folder(version)
             snapshot = self._open(folder)
             snapshot.verify(progress)
             self._check_manifest(snapshot, folder)
             done("verify")
             # The gates stand here: they compare what was just re-read with the announced version.
             if folder.parent == self.candidates:
+                if (self.snapshots / version).exists():  # and is damaged, or its input would not have been built again
+                    os.rename(self.snapshots / version, self.data / "work" / f"damaged-{version}")
                 os.rename(folder, self.snapshots / version)
                 sync_directory(self.snapshots)
                 sync_directory(self.candidates)
@@ -222,13 +275,14 @@ class Catalog:
 
     def _announce(self, version: str) -> None:
         """The log first: an entry without effect is harmless, an announcement without an entry would be a lie."""
-        previous = self.announced()
-        entry = {"version": version, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "previous": previous}
-        self._append(json.dumps(entry).encode() + b"\n")
+        bell = Doorbell(self._bell, writable=True)
+        self._append(msgspec.json.encode(Announcement(version, datetime.now(UTC), self.live())) + b"\n")
         replace_file(self._current, version.encode() + b"\n")
-        Doorbell(self._bell, writable=True).ring()
+        bell.ring()
 
     def _append(self, line: bytes) -> None:
+        if self._log.exists() and not self._log.read_bytes().endswith(b"\n"):
+            line = b"\n" + line
         descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             if os.write(descriptor, line) != len(line):

@@ -77,24 +77,40 @@ def lock(path: Path, what: str) -> Iterator[None]:
             raise Busy(f"another process is {what} in {path.parent}; wait for it to end") from None
         yield
     finally:
-        os.close(descriptor)
+        release(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Unlock and close: a child that was forked meanwhile has the lock too, and must not keep it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 @contextmanager
 def working_folder(parent: Path) -> Iterator[Path]:
     """A folder for files in the making, removed at the end; what killed processes left behind is removed first."""
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
-        _remove_abandoned(left)
-    folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sweep = _locked(parent)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for left in parent.iterdir():
+            _remove_abandoned(left)
+        folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+        folder.mkdir()
+        descriptor = _locked(folder)
+    finally:
+        release(sweep)
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+        release(descriptor)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor of the folder that holds its lock; waits for it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -106,7 +122,6 @@ def _remove_abandoned(folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
+        release(descriptor)
     except BlockingIOError:
-        return
-    finally:
         os.close(descriptor)

@@ -93,16 +93,18 @@ class Source:
         convert = _Converter(self._names, dictionaries)
         return _ahead(convert(chunk) for chunk in self._chunks(self._names))
 
-    def locate(self, ids: Collection[int]) -> dict[int, list[tuple[str, int]]]:
-        """Where these profile ids are, each place as part and row: a second pass over the column of ids."""
+    def locate(self, ids: Collection[int], at_most: int = 2) -> dict[int, list[tuple[str, int]]]:
+        """The first places of these profile ids, each as part and row: a second pass over the column of ids."""
         wanted = np.array(sorted(ids), np.uint64)
         places: dict[int, list[tuple[str, int]]] = {int(profile_id): [] for profile_id in wanted}
         with closing(_ahead(self._chunks({"profile_id": self._names["profile_id"]}))) as chunks:
             for chunk in chunks:
                 found, flaws = arrays.to_whole(chunk.batch.column(0), arrays.ID_REASONS)
                 hits = np.isin(found, wanted) if flaws is None else np.isin(found, wanted) & (flaws == 0)
-                for row in np.flatnonzero(hits).tolist():
-                    places[int(found[row])].append((chunk.part.name, chunk.first_row + row))
+                for row in np.flatnonzero(hits):
+                    known = places[int(found[row])]
+                    if len(known) < at_most:
+                        known.append((chunk.part.name, chunk.first_row + int(row)))
         return places
 
     def _chunks(self, names: Mapping[str, str]) -> Iterator[_Chunk]:

@@ -97,7 +97,7 @@ class Rejects:
         more += f"; all are listed in {self.path}" if self.path else ""
         raise InputError(
             f"{self.total:,} rows cannot be taken ({counts}{allowed}), such as {first.value!r}: "
-            f"{first.reason.explanation}{f'; {also}' if also else ''}{more}",
+            f"{first.reason.explanation}{more}",
             file=first.part,
             row=first.row,
             field=first.column,

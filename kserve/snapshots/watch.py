@@ -10,7 +10,7 @@ import weakref
 
 from kserve._core import Snapshot, Store
 from kserve._doorbell import Doorbell
-from kserve.errors import KserveError
+from kserve.errors import KserveError, SnapshotError
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 
@@ -28,7 +28,8 @@ _REFERENCES_HERE = 2  # the variable, and the argument of getrefcount
 class Follower:
     """Opens, checks and warms a newly announced version, then swaps it in; unmaps the old one here, not in a reader.
 
-    A version that cannot be opened is remembered and logged, and the store keeps what it has.
+    A version that is refused is remembered and logged, and the store keeps what it has, until the file or the
+    announcement is another one. What may pass, such as a file that is not there yet, is tried again.
     """
 
     def __init__(self, store: Store, catalog: Catalog, settings: Settings) -> None:
@@ -37,8 +38,9 @@ class Follower:
         self._settings = settings
         self._stopped = False
         self._retired: list[Snapshot] = []
-        self.failed: dict[str, str] = {}
-        """Why, by version that could not be served."""
+        self._refused: tuple[object, ...] | None = None
+        """The version that cannot be served, and what it was about it: until that changes it is not tried again."""
+        self._troubled = ""
         self._bell: Doorbell | None = None
         self._start()
         _followers.add(self)
@@ -65,7 +67,9 @@ class Follower:
             self._bell = self._bell or self._catalog.doorbell()
             seen = self._bell.count() if self._bell is not None else 0
             try:
-                self._catch_up()
+                self._catch_up(seen)
+            except KserveError as error:
+                self._say_once(str(error))
             except Exception:
                 log.exception("cannot follow %s", self._catalog.data)
             self._release()
@@ -75,19 +79,31 @@ class Follower:
             elif not self._stopped:
                 self._bell.wait(seen, seconds)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, rung: int) -> None:
         store = self._store()
         version = self._catalog.announced()
-        if store is None or version is None or version == store.version or version in self.failed:
+        if store is None or version is None or version == store.version:
+            return
+        state = (version, rung, self._catalog.fingerprint(version))
+        if state == self._refused:
             return
         try:
             fresh = prepared(self._catalog, version, self._settings)
-        except (KserveError, OSError) as error:
-            self.failed[version] = str(error)
+        except SnapshotError as error:
+            self._refused = state
             log.error("version %s stays unserved, %s is kept: %s", version, store.version, error)
-            return
-        self._retired.append(store.swap(fresh))
-        log.info("now at version %s", version)
+        except (KserveError, OSError) as error:
+            self._say_once(f"version {version} cannot be opened yet, {store.version} is kept: {error}")
+        else:
+            if not self._stopped:
+                self._retired.append(store.swap(fresh))
+                log.info("now at version %s", version)
+
+    def _say_once(self, trouble: str) -> None:
+        """What may pass is tried again every second, and told when it is new."""
+        if trouble != self._troubled:
+            self._troubled = trouble
+            log.error(trouble)
 
     def _release(self) -> None:
         """Let go of replaced versions that nobody else reads any more."""

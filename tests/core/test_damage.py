@@ -118,7 +118,9 @@ def test_headers_that_contradict_the_file(tmp_path, content):
     at = {"profiles": 72, "scored": 80, "lines": 88, "longest_probe": 96, "topic_entries": 104, "identities": 112}
     refused(tmp_path / "h", patched(content, 16, "<Q", len(content) + 64), "size")
     refused(tmp_path / "h", patched(content, at["lines"], "<Q", 0), "lines")
-    refused(tmp_path / "h", patched(content, at["lines"], "<Q", 2**62), "section table")
+    for lines in (1, 2**40, 2**62, 2**62 + len(content) // 64):
+        refused(tmp_path / "h", patched(content, at["lines"], "<Q", lines), "lines")
+    refused(tmp_path / "h", patched(content, at["longest_probe"], "<Q", 0), "lines")
     refused(tmp_path / "h", patched(content, at["longest_probe"], "<Q", 2**40), "lines")
     refused(tmp_path / "h", patched(content, at["topic_entries"], "<Q", 3), "section table")
     refused(tmp_path / "h", patched(content, at["profiles"], "<Q", 499), "counts")

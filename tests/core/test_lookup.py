@@ -113,6 +113,17 @@ def test_a_batch_of_ids_that_are_none_is_an_error(snapshot):
             snapshot.get_many(bad)
 
 
+def test_absent_ids_are_absent_however_often_they_are_asked_for(tmp_path):
+    """They walk runs of full lines that no present id has to walk; in a batch they must not use up others' turns."""
+    snapshot = snapshots.publish(tmp_path, [{"profile_id": i * 3, "score": 50.0} for i in range(20_000)])
+    for absent in range(1, 30_000, 17):
+        wanted = np.full(300, absent if absent % 3 else absent + 1, np.uint64)
+        wanted[299] = 3
+        batch = snapshot.get_many(wanted)
+        assert not batch.status[:299].any()
+        assert batch.values[299] == 50.0
+
+
 def test_no_integer_outside_64_bits_is_a_profile(snapshot):
     for wanted in (-1, 2**64, -(2**70), 2**64 + 7):
         with pytest.raises(kserve.UnknownProfile, match=str(wanted)):

@@ -221,6 +221,13 @@ def test_a_rule_that_makes_no_sense_is_refused(plain, rule, message):
         plain.count(rule)
 
 
+def test_thresholds_between_two_hundredths_let_nobody_in(plain):
+    rule = {"min_score": 49.999, "max_score": 50.001}
+    assert (plain.count(rule), plain.eligible(rule, 1)) == (1, True)
+    rule = {"min_score": 50.001, "max_score": 50.004}
+    assert (plain.count(rule), plain.eligible(rule, 1), plain.select(rule, 5).tolist()) == (0, False, [])
+
+
 def test_thresholds_are_hundredths():
     from kserve._rules import hundredths_at_least
 
@@ -232,3 +239,15 @@ def test_thresholds_are_hundredths():
 def test_criteria_are_named_as_in_the_rule():
     assert set(CRITERIA) <= set(Rule.__dataclass_fields__)
     assert kserve.Rule.of({"min_score": 50, "locations": ["US"]}).to_dict() == {"min_score": 50, "locations": ("US",)}
+
+
+@pytest.mark.parametrize("place", ["US/", " US", "US ", "US / New York"])
+def test_places_are_compared_as_a_build_writes_them(tmp_path, place):
+    snapshot = snapshots.publish(tmp_path, [{"profile_id": 1, "score": 5.0, "location": "US/New York"}])
+    assert snapshot.count({"locations": [place]}) == 1
+    assert snapshot.count({"not_locations": [place]}) == 0
+
+
+def test_a_place_with_an_empty_component_is_refused(plain):
+    with pytest.raises(RuleError, match="empty component"):
+        plain.count({"not_locations": ["US//New York"]})

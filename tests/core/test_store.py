@@ -201,6 +201,46 @@ def test_an_announcement_without_a_bell_is_found_too(data):
         until(lambda: store.version == version)
 
 
+def test_a_version_that_arrives_after_its_announcement_is_served(data):
+    """A copy may bring CURRENT first."""
+    version = next_day(data, 1)
+    with kserve.open(data) as store:
+        (data / "CURRENT").write_text(version + "\n")
+        Catalog(data).doorbell().wake()
+        time.sleep(0.1)
+        assert store.score(1) == 10.0
+        os.rename(data / "candidates" / version, data / "snapshots" / version)
+        until(lambda: store.version == version)
+
+
+def test_a_damaged_version_that_is_put_right_is_served(data):
+    version = next_day(data, 1)
+    with kserve.open(data) as store:
+        path = data / "candidates" / version / SNAPSHOT
+        whole = path.read_bytes()
+        os.rename(data / "candidates" / version, data / "snapshots" / version)
+        path = data / "snapshots" / version / SNAPSHOT
+        path.unlink()
+        path.write_bytes(whole[:-1])
+        (data / "CURRENT").write_text(version + "\n")
+        time.sleep(1.2)
+        assert store.score(1) == 10.0
+        path.unlink()
+        path.write_bytes(whole)
+        until(lambda: store.version == version)
+
+
+def test_a_damaged_announcement_keeps_what_is_served(data):
+    version = next_day(data, 1)
+    with kserve.open(data) as store:
+        (data / "CURRENT").write_bytes(b"\xff oops")
+        Catalog(data).doorbell().wake()
+        time.sleep(0.05)
+        assert store.score(1) == 10.0
+        Catalog(data).publish(version)
+        until(lambda: store.version == version)
+
+
 def test_a_reader_needs_no_write_permission(data):
     Path(data / "DOORBELL").chmod(0o444)
     version = next_day(data, 1)
