@@ -13,6 +13,7 @@ from kserve.errors import KserveError, UnknownProfile
 from kserve.records import NETWORKS, Changes, Identity, Profile, Scores, TopicScore
 from kserve.rule import Rule
 
+cimport numpy as cnp
 from cpython.number cimport PyNumber_Index
 from libc.math cimport NAN
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -37,6 +38,9 @@ from kserve.layout cimport *
 
 __all__ = ["Snapshot", "Store", "as_ids"]
 
+cnp.import_array()
+
+new_record = tuple.__new__
 PARALLEL_SLOTS = 1 << 22
 CACHED_RULES = 256
 ID_FIELDS = {"tw": TW_ID, "gp": GP_ID, "fb": FB_ID, "ig": IG_ID}
@@ -137,11 +141,14 @@ cdef class Snapshot(Mapping):
         return np.asarray(scores)
 
     def get_many(self, ids, bint changes=False):
-        cdef const uint64_t[::1] wanted = as_ids(ids)
-        cdef Py_ssize_t total = wanted.shape[0]
-        cdef double[::1] values = np.empty(total)
-        cdef uint8_t[::1] status = np.empty(total, dtype=np.uint8)
-        cdef double[:, ::1] moved = np.empty((total if changes else 0, 3))
+        cdef cnp.ndarray wanted_array = as_ids(ids)
+        cdef cnp.npy_intp total = cnp.PyArray_SIZE(wanted_array)
+        cdef cnp.ndarray value_array = cnp.PyArray_EMPTY(1, &total, cnp.NPY_DOUBLE, 0)
+        cdef cnp.ndarray status_array = cnp.PyArray_EMPTY(1, &total, cnp.NPY_UINT8, 0)
+        cdef const uint64_t *wanted = <const uint64_t *>cnp.PyArray_DATA(wanted_array)
+        cdef double *values = <double *>cnp.PyArray_DATA(value_array)
+        cdef uint8_t *status = <uint8_t *>cnp.PyArray_DATA(status_array)
+        cdef double[:, ::1] moved = np.empty((total, 3)) if changes else None
         cdef int64_t slots[BATCH]
         cdef Py_ssize_t batch, start, i, n
         cdef int period
@@ -156,9 +163,8 @@ cdef class Snapshot(Mapping):
                     for i in range(n):
                         for period in range(3):
                             moved[start + i, period] = read_change(&self.view, slots[i], period)
-        return Scores(
-            np.asarray(values), np.asarray(status), np.asarray(moved) if changes else None, self.version
-        )
+        moves = np.asarray(moved) if changes else None
+        return new_record(Scores, (value_array, status_array, moves, self.version))
 
     def find(self, network, key, by=None):
         cdef bytes name = key.encode("utf-8", "surrogatepass")
@@ -408,11 +414,13 @@ def as_ids(ids):
     """A batch of profile ids as uint64[n]. Raises TypeError, or OverflowError naming the first that cannot be an id."""
     if not isinstance(ids, np.ndarray):
         return np.fromiter(map(index, ids), dtype=np.uint64, count=len(ids))
+    if cnp.PyArray_TYPE(ids) == cnp.NPY_UINT64 and cnp.PyArray_ISCARRAY_RO(ids) and cnp.PyArray_NDIM(ids) == 1:
+        return ids
     if ids.dtype.kind not in "ui" or ids.ndim != 1:
         raise TypeError(f"profile ids are one dimension of integers, not {ids.ndim} dimensions of {ids.dtype}")
     if ids.dtype.kind == "i" and (ids < 0).any():
         raise OverflowError(f"no profile id is negative: index {int(np.argmax(ids < 0))} is {ids[np.argmax(ids < 0)]}")
-    return np.ascontiguousarray(ids, dtype=np.uint64)
+    return np.require(ids, np.uint64, ["C", "A"])
 
 
 cdef class Store:

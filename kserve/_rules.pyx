@@ -221,7 +221,9 @@ cdef uint32_t failed_topics(const View *view, const Criteria *rule, uint64_t slo
     return failed_entries(view, rule, start, stop)
 
 
-cdef inline uint32_t failed_entries(const View *view, const Criteria *rule, uint64_t start, uint64_t stop) noexcept nogil:
+cdef inline uint32_t failed_entries(
+    const View *view, const Criteria *rule, uint64_t start, uint64_t stop
+) noexcept nogil:
     cdef uint64_t entry
     cdef uint32_t met = 0
     for entry in range(start, stop):

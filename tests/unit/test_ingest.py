@@ -720,7 +720,9 @@ def test_parts_of_one_name_in_many_folders(tmp_path):
 
 def test_duplicates_are_located_in_all_parts(tmp_path):
     write_parts(tmp_path / "day", GOOD, {"profile_id": pa.array([5, 2, 2], pa.uint64()), "score": [1.0, 2.0, 3.0]})
-    places = Source(tmp_path / "day").locate({2})
+    source = Source(tmp_path / "day")
+    assert source.locate({2}) == {2: [("part-0.parquet", 2), ("part-1.parquet", 2)]}
+    places = source.locate({2}, at_most=5)
     assert places == {2: [("part-0.parquet", 2), ("part-1.parquet", 2), ("part-1.parquet", 3)]}
 
 
