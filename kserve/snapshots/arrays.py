@@ -251,14 +251,16 @@ class Lookup:
         self._reasons = np.zeros(0, np.uint8)
         self._known = np.zeros(0, bool)
 
-    def __call__(self, array: Array) -> tuple[npt.NDArray[Any], Flaws]:
-        """Numbers[n], and flaws if there are any; nulls are what the number of None is."""
+    def __call__(self, array: Array, erased: U8 | None = None) -> tuple[npt.NDArray[Any], Flaws]:
+        """Numbers[n], and flaws if there are any. Nulls, and what is ``erased``[n], get the number of None."""
         if not pa.types.is_dictionary(array.type):
             array = (to_bytes(array) if is_textual(array.type) else array).dictionary_encode()
         if self._last is None or not self._last.equals(array.dictionary):
             self._last = array.dictionary
             self._recall()
         indices = array.indices.cast(pa.int32())
+        if erased is not None and erased.any():
+            indices = pc.if_else(pa.array(erased != 0), pa.scalar(None, pa.int32()), indices)
         where = (_values(indices, np.int32), *_validity(indices))
         self._learn(where)
         out = np.empty(len(array), self._table.dtype)

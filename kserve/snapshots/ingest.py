@@ -429,7 +429,7 @@ class _Converter:
         columns.influencer_counts = rows.take("influencer_count", arrays.to_counts)
         columns.influencee_counts = rows.take("influencee_count", arrays.to_counts)
         influence = [_influence(rows, name) for name in INFLUENCE]
-        columns.locations = rows.take("location", self._locations)
+        columns.locations = rows.take("location", partial(self._locations, erased=columns.opted_out))
         topics = self._take_topics(rows)
         # From here on no row is rejected any more: the lists of those that were are left out.
         if topics is not None:

@@ -136,3 +136,16 @@ def test_a_build_that_cannot_have_its_space_gives_all_of_it_back(tmp_path):
 def test_scores_from_before_1970_are_refused(tmp_path):
     with pytest.raises(kserve.InputError, match="before 1970"):
         snapshots.candidate(tmp_path, rows(1.0), scored_at=snapshots.NOON.replace(year=900))
+
+
+def test_a_place_where_only_someone_lived_who_has_opted_out_is_forgotten(tmp_path):
+    snapshot = snapshots.publish(
+        tmp_path,
+        [
+            {"profile_id": 1, "score": 5.0, "location": "US"},
+            {"profile_id": 2, "score": 5.0, "location": "FR/Tiny/Village", "opted_out": True},
+            {"profile_id": 3, "score": 5.0, "location": "US/Ohio"},
+        ],
+    )
+    assert snapshot.locations() == ("US", "US/Ohio")
+    assert [snapshot.get(i).location for i in (1, 3)] == ["US", "US/Ohio"]
