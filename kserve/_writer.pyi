@@ -10,11 +10,9 @@ import numpy.typing as npt
 from kserve.snapshots.columns import Columns
 from kserve.vocabulary import TopicRow
 
-__all__ = ["DETAIL_COLUMNS", "ROWS_PER_BLOCK", "TEXT_COLUMNS", "Writer", "differences"]
+__all__ = ["ROWS_PER_BLOCK", "Writer", "differences"]
 
 ROWS_PER_BLOCK: int
-TEXT_COLUMNS: tuple[str, ...]
-DETAIL_COLUMNS: tuple[str, ...]
 
 class Writer:
     """One candidate file in the making.
