@@ -6,6 +6,8 @@ import inspect
 import os
 import re
 import shlex
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -116,4 +118,7 @@ def test_completion(published: Path) -> None:
 
 
 def test_completion_can_be_installed() -> None:
-    assert "_KSERVE_COMPLETE" in run("--show-completion", "bash").out
+    """Typer asks which shell its parent is, so its parent is bash here."""
+    script = f"{sys.executable} -m kserve --show-completion; true"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "_KSERVE_COMPLETE" in shown.stdout

@@ -1,7 +1,6 @@
 """A store follows announcements by itself: in threads, in other processes, across forks, and past bad versions."""
 
 import gc
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -112,23 +111,28 @@ def test_every_batch_is_of_one_version_while_versions_change(data):
     until(lambda: not live_mappings())
 
 
-def follow_in_child(data, version, ready, result):
-    with kserve.open(data) as store:
-        ready.set()
-        until(lambda: store.version == version)
-        result.put(store.score(1))
+FOLLOWS = """
+import sys, time, kserve
+with kserve.open(sys.argv[1]) as store:
+    print("ready", flush=True)
+    end = time.monotonic() + 20
+    while store.version != sys.argv[2] and time.monotonic() < end:
+        time.sleep(0.001)
+    print(store.score(1))
+"""
+
+
+def started(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
 def test_other_processes_follow(data):
     version = next_day(data, 1)
-    context = multiprocessing.get_context("spawn")
-    ready, result = context.Event(), context.Queue()
-    child = context.Process(target=follow_in_child, args=(data, version, ready, result))
-    child.start()
-    assert ready.wait(30)
+    children = [started(FOLLOWS, data, version) for _ in range(3)]
+    assert [child.stdout.readline() for child in children] == ["ready\n"] * 3
     Catalog(data).publish(version)
-    assert result.get(timeout=30) == 11.0
-    child.join()
+    assert [child.communicate(timeout=30)[0] for child in children] == ["11.0\n"] * 3
 
 
 FORKS = """
@@ -148,9 +152,7 @@ if child:
 
 def test_both_sides_of_a_fork_follow(data):
     version = next_day(data, 1)
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(data)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    process = started(FORKS, data)
     lines = [process.stdout.readline(), process.stdout.readline()]
     assert lines == ["ready\n"] * 2
     Catalog(data).publish(version)
