@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from cli.support import done, process, run
+from cli.support import done, process
 
 from kserve import errors
 from kserve.cli import INTERRUPTED, app, output
