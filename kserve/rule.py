@@ -11,6 +11,9 @@ from kserve.errors import RuleError
 MAX_ALL_TOPICS = 31
 """One bit of a 32-bit word stands for each topic of ``all_topics``, and one for ``any_topics``."""
 
+MAX_NAMES = 1000
+"""Topics or places in one criterion."""
+
 _POINTS = {
     "min_score": (1.0, 100.0),
     "max_score": (1.0, 100.0),
@@ -85,6 +88,8 @@ class Rule:
 def _strings(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise RuleError(f"{name}: a list of strings, not {value!r}")
+    if len(value) > MAX_NAMES:
+        raise RuleError(f"{name}: {len(value)} names, at most {MAX_NAMES} fit a rule")
     for item in value:
         if not isinstance(item, str) or not item.strip(" /"):
             raise RuleError(f"{name}: {item!r} would match everything or nothing")

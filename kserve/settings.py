@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     body_limit: int = Field(1 << 20, ge=1024, description="bytes of one request body")
     header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers must be whole")
     body_timeout: float = Field(10.0, gt=0, description="seconds until a request's body must be whole")
+    send_timeout: float = Field(30.0, gt=0, description="seconds that a client may take to read an answer")
     keepalive_timeout: float = Field(75.0, gt=0, description="seconds that an idle connection is kept open")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that SIGTERM gives requests in progress")
     cache_seconds: int = Field(60, ge=0, description="Cache-Control max-age of answers that hold for one version")

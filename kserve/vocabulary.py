@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,12 +75,22 @@ class Vocabulary:
         """By location number: 1 if the rule allows it; an unknown location never is. None: not asked."""
         if not rule.locations and not rule.not_locations:
             return None
-        allowed = np.zeros(len(self.locations) + 1, dtype=np.uint8)
-        for number, path in enumerate(self.locations, 1):
-            inside = not rule.locations or _lies_in(path, rule.locations)
-            allowed[number] = inside and not _lies_in(path, rule.not_locations)
+        allowed = np.full(len(self.locations) + 1, not rule.locations, dtype=np.uint8)
+        allowed[0] = False
+        for place in rule.locations:
+            allowed[self._numbers_below.get(place, [])] = True
+        for place in rule.not_locations:
+            allowed[self._numbers_below.get(place, [])] = False
         return allowed
 
-
-def _lies_in(path: str, places: tuple[str, ...]) -> bool:
-    return any(path == place or path.startswith(place + "/") for place in places)
+    @cached_property
+    def _numbers_below(self) -> dict[str, list[int]]:
+        """By every path and every beginning of one, the numbers of the locations there."""
+        below: dict[str, list[int]] = {}
+        for number, path in enumerate(self.locations, 1):
+            end = path.find("/")
+            while end >= 0:
+                below.setdefault(path[:end], []).append(number)
+                end = path.find("/", end + 1)
+            below.setdefault(path, []).append(number)
+        return below

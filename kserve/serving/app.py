@@ -119,7 +119,7 @@ async def _stop_threads(app: web.Application) -> None:
 
 
 def _stop_signal() -> asyncio.Future[str]:
-    """Done at the first SIGTERM or SIGINT; the second ends the process at once."""
+    """Done at the first SIGTERM, SIGINT or SIGHUP; the second ends the process at once."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -128,6 +128,6 @@ def _stop_signal() -> asyncio.Future[str]:
             os._exit(128 + number)
         stopped.set_result(number.name)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
     return stopped

@@ -49,6 +49,10 @@ KINDS = {
 _BY_STATUS = {404: "not-found", 417: "expectation-failed"}
 
 
+MAX_DETAIL = 512
+"""Characters; errors repeat what was sent, which may be long."""
+
+
 class Problem(Exception):
     """An answer other than the one that was asked for. ``close``: the connection cannot be used after it."""
 
@@ -56,7 +60,8 @@ class Problem(Exception):
         super().__init__(detail)
         self.slug = slug
         self.kind = KINDS[slug]
-        self.detail = detail.encode("utf-8", "backslashreplace").decode()
+        whole = detail.encode("utf-8", "backslashreplace").decode()
+        self.detail = whole if len(whole) <= MAX_DETAIL else f"{whole[:MAX_DETAIL]}…"
         self.close = close
         self.headers = headers or {}
 

@@ -102,7 +102,16 @@ class Connection(web.RequestHandler):
                 resp = self._refuse(request, problems.of_aiohttp(resp, request.path))
             elif resp.status == SLOW:
                 self._lingering_time = 0.0  # it has been waited for long enough
-        return await super().finish_response(request, resp, start_time)
+        timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            timer.cancel()
+
+    def _cut(self) -> None:
+        """The client does not read: what is not sent by now never will be."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """To our log, with the text that aiohttp gives."""

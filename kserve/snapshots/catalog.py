@@ -84,7 +84,8 @@ class Catalog:
     def announced(self) -> str | None:
         """The version in force, or None when nothing was announced yet. Raises SnapshotError for a damaged CURRENT."""
         try:
-            name = self._current.read_bytes().decode("ascii", "replace").strip()
+            with self._current.open("rb") as file:
+                name = file.read(64).decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
         if not _VERSION.fullmatch(name):

@@ -68,7 +68,7 @@ class Follower:
             seen = self._bell.count() if self._bell is not None else 0
             try:
                 self._catch_up(seen)
-            except KserveError as error:
+            except (KserveError, OSError) as error:
                 self._say_once(str(error))
             except Exception:
                 log.exception("cannot follow %s", self._catalog.data)

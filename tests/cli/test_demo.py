@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -81,7 +82,10 @@ def _typed(command: str) -> Any:
     """What a curl line answers; without curl, what the same request answers."""
     words = shlex.split(command)
     if shutil.which("curl"):
-        return json.loads(subprocess.run(words, capture_output=True, check=True, timeout=20).stdout)
+        plain = {
+            name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
+        }  # curl is not ours to sanitize
+        return json.loads(subprocess.run(words, capture_output=True, check=True, timeout=20, env=plain).stdout)
     headers = dict([words[words.index("-H") + 1].split(": ")]) if "-H" in words else {}
     body = words[words.index("-d") + 1].encode() if "-d" in words else None
     with urllib.request.urlopen(urllib.request.Request(words[2], body, headers), timeout=20) as answer:

@@ -213,6 +213,8 @@ def test_a_topic_that_nobody_has_heard_of_is_an_error(plain):
         ({"min_true_reach": 1.5}, "whole number"),
         ({"min_true_reach": -1}, "whole number"),
         ({"all_topics": [f"t{i}" for i in range(40)]}, "at most 31"),
+        ({"any_topics": ["t"] * 1001}, "at most 1000"),
+        ({"not_locations": ["US"] * 1001}, "at most 1000"),
         (["min_score"], "object of criteria"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from serving.support import Answer, Server, Wire, request
@@ -374,3 +376,36 @@ def test_body_in_pieces_does_not_start_the_header_clock(fresh: Server) -> None:
         time.sleep(1.5 * fresh.settings.header_timeout)
         wire.get("/v3/scores/42")
         assert wire.answer().status == 200
+
+
+def test_a_client_that_does_not_read_is_cut(published: Path) -> None:
+    with contextlib.closing(Server(published, send_timeout=0.5)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        ask = b"POST /v3/scores/batch HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+        body = json.dumps({"ids": [str(i) for i in range(1000)]}).encode()
+        client.sendall(ask % (len(body), body) * 100)
+        time.sleep(2)
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            while client.recv(1 << 16):
+                pass
+            raise ConnectionResetError  # closed in order, which will do
+        assert server.get("/healthz").status == 200
+
+
+def test_a_rule_of_many_places_holds_nobody_up(server: Server) -> None:
+    rule = {"locations": [f"L{i}" for i in range(1000)], "not_locations": [f"M{i}" for i in range(1000)]}
+    before = time.monotonic()
+    assert server.post("/v3/eligibility", {"rule": rule, "ids": ["42"], "count": True}).status == 200
+    assert time.monotonic() - before < 1
+    too_many = {"rule": {"locations": ["x" * 10] * 50_000}, "ids": ["42"]}
+    answer = server.post("/v3/eligibility", too_many)
+    assert answer.status == 422
+    assert len(answer.body) < 2000
+
+
+def test_a_long_mistake_is_not_repeated_in_full(server: Server) -> None:
+    answer = server.post("/v3/eligibility", {"rule": {"x" * 100_000: 1}, "ids": ["42"]})
+    assert answer.status == 422
+    assert len(answer.body) < 2000
