@@ -177,7 +177,7 @@ class Columns:
     true_reaches: U32 | None = None
     """UNKNOWN_COUNT for null; the counts of influencers and influencees too."""
     locations: U32 | None = None
-    """Numbers of :attr:`Dictionaries.location_table`, from 1; 0 is unknown."""
+    """Numbers of :attr:`Dictionaries.location_table`, from 1; 0 is unknown, and whoever has opted out."""
     topic_counts: U8 | None = None
     topic_ids: U16 | None = None
     """Numbers of :attr:`Dictionaries.topic_table`, from 1, of all rows one after the other."""

@@ -250,7 +250,9 @@ def oracle(row: dict) -> tuple[dict, str | None]:
     """The row as ingest should give it, and the column that it is rejected for."""
     taken = {}
     for name in KNOWN_COLUMNS:
-        if name in row:
+        if name == "location" and name in row and taken.get("opted_out"):
+            taken[name] = None  # who has opted out leaves no place behind
+        elif name in row:
             try:
                 taken[name] = READERS[name](row[name])
             except Bad as error:
