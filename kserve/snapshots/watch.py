@@ -97,6 +97,7 @@ class Follower:
         else:
             if not self._stopped:
                 self._retired.append(store.swap(fresh))
+                self._troubled = ""
                 log.info("now at version %s", version)
 
     def _say_once(self, trouble: str) -> None:
