@@ -85,6 +85,34 @@ class UnknownVersion(KserveError, KeyError):
         return str(self.args[0])
 
 
+class Held(KserveError):
+    """A gate holds a candidate: it was not announced. ``gates`` names those that hold."""
+
+    slug = "held"
+    http_status = 409
+    exit_code = 3
+
+    def __init__(self, message: str, gates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.gates = gates
+
+
+class Pinned(KserveError):
+    """A pin keeps another version in force; what was asked for was not announced."""
+
+    slug = "pinned"
+    http_status = 409
+    exit_code = 12
+
+
+class RolledBack(KserveError):
+    """A version was announced, and rolled back because of what it answered."""
+
+    slug = "rolled-back"
+    http_status = 409
+    exit_code = 11
+
+
 class SnapshotError(KserveError):
     """A file is not a whole, sealed snapshot. ``check`` is the name of the check that failed."""
 

@@ -7,16 +7,85 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kserve.errors import SettingError
 
 
+class Gates(BaseModel):
+    """Thresholds of the gates. Shares are fractions of 1, points are score points; `docs/gates.md` explains each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: float = Field(0.10, gt=0, description="bytes may differ from the prediction by this share")
+    rows_fewer: float = Field(0.01, ge=0, description="share of profiles that may be missing")
+    rows_more: float = Field(0.05, ge=0, description="share of profiles that may be added")
+    removed: float = Field(0.005, ge=0, description="share of the live version's ids that may be gone")
+    nulls: float = Field(0.001, ge=0, description="growth of the share of nulls in any column")
+    unscored: float = Field(0.001, ge=0, description="growth of the share of unscored profiles")
+    mass: float = Field(0.01, ge=0, description="growth of the share of any one score, and of the lowest scores")
+    mean: float = Field(0.01, ge=0, description="relative change of the mean score")
+    quantiles: float = Field(2.0, ge=0, description="points that p1, p50 and p99 may move")
+    psi_warn: float = Field(0.1, ge=0, description="population stability index that warns")
+    psi: float = Field(0.25, ge=0, description="population stability index that holds")
+    ks_warn: float = Field(0.05, ge=0, description="Kolmogorov-Smirnov distance that warns")
+    ks: float = Field(0.1, ge=0, description="Kolmogorov-Smirnov distance that holds")
+    group_profiles: int = Field(1000, ge=1, description="profiles that a region or topic needs to be compared")
+    moved: float = Field(0.01, ge=0, description="share of profiles that may move more than 5 points")
+    moved_far: float = Field(0.001, ge=0, description="share of profiles that may move more than 10 points")
+    group_mean: float = Field(2.0, ge=0, description="points that the mean of a region, topic or id range may move")
+    cluster: int = Field(8, ge=2, description="profiles of one region, topic, network or id range that are a cluster")
+    coverage: float = Field(0.005, ge=0, description="loss of the share of profiles with a location or with topics")
+    group_coverage: float = Field(0.05, ge=0, description="relative loss of profiles in a region, topic or network")
+    drift_mean: float = Field(0.02, ge=0, description="relative distance of the mean from the rolling baseline")
+    drift_psi: float = Field(0.1, ge=0, description="population stability index against the rolling baseline")
+    drift_versions: int = Field(28, ge=2, description="good versions in the rolling baseline")
+    cadences: float = Field(2.0, gt=0, description="age of the scores, in cadences, at which they are stale")
+
+
+class Watch(BaseModel):
+    """What the sentinel looks for in served answers after a switch, against the window before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float = Field(30.0, ge=0, description="seconds after a switch until a version is judged good")
+    before: float = Field(300.0, gt=0, description="seconds before the switch that are the comparison")
+    answers: int = Field(100, ge=1, description="served answers that a verdict needs")
+    unknown: float = Field(0.05, ge=0, description="growth of the share of answers for unknown ids")
+    lowest: float = Field(0.02, ge=0, description="growth of the share of answers with the lowest score")
+    mean: float = Field(0.05, ge=0, description="relative change of the mean of served scores")
+    eligible: float = Field(0.10, ge=0, description="change of the share of eligible answers")
+    errors: float = Field(0.01, ge=0, description="growth of the share of failed answers")
+    hot_moved: float = Field(0.05, ge=0, description="share of hot ids that may move more than 10 points")
+    hot_ids: int = Field(10_000, ge=100, description="hot ids that are read on both versions")
+
+
+MODELS = {
+    "2011-10": {
+        "mass": 0.03,
+        "mean": 0.6,
+        "quantiles": 25.0,
+        "psi_warn": 5.0,
+        "psi": 10.0,
+        "ks_warn": 0.7,
+        "ks": 0.8,
+        "moved": 1.0,
+        "moved_far": 0.95,
+        "group_mean": 20.0,
+        "drift_mean": 0.6,
+        "drift_psi": 10.0,
+    }
+}
+"""Model changes that may be declared, with the thresholds that they need: here that of 26 October 2011."""
+
+
 class Settings(BaseSettings):
     """The settings of every command and of the server. ``docs/settings.md`` lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="KSERVE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="KSERVE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
 
     data: Path = Field(Path("data"), description="directory of the snapshots")
     verify_at_open: Literal["structure", "full"] = Field(
@@ -24,6 +93,20 @@ class Settings(BaseSettings):
     )
     warm: bool = Field(True, description="map all pages of a new version before switching to it")
     max_rejects: int = Field(0, ge=0, description="rows that a build may refuse before it fails")
+    require_manifest: bool = Field(True, description="hold a version whose input had no manifest of the pipeline")
+    golden: Path | None = Field(None, description="CSV of golden profiles: profile_id, low, high")
+    cadence: float = Field(24.0, gt=0, description="hours between two snapshots")
+    gates: Gates = Field(Gates(), description="thresholds of the gates")
+    models: dict[str, dict[str, float]] = Field(MODELS, description="thresholds of model changes that may be declared")
+    stage: bool = Field(True, description="let every process open and warm a version before it is announced")
+    stage_timeout: float = Field(120.0, gt=0, description="seconds until every process must have staged a version")
+    watch: Watch = Field(Watch(), description="what the sentinel looks for after a switch")
+    sentinel: bool = Field(True, description="let servers watch what they serve, and roll back")
+    signing_key: Path | None = Field(None, description="private key that signs manifests and orders")
+    trusted_keys: Path | None = Field(None, description="public key, or folder of them, that readers trust")
+    by: str | None = Field(None, description="who acts, in the log")
+    public_url: str | None = Field(None, description="address of this site in feeds and webhooks")
+    webhook_private: bool = Field(False, description="allow webhooks to private addresses")
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(8080, ge=0, le=65535, description="port to serve on; 0 lets the system choose")
     batch_limit: int = Field(1000, ge=1, le=100_000, description="ids in one batch request")
