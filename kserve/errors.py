@@ -85,6 +85,17 @@ class UnknownVersion(KserveError, KeyError):
         return str(self.args[0])
 
 
+class UnknownKey(KserveError, KeyError):
+    """No API key of that id."""
+
+    slug = "unknown-key"
+    http_status = 404
+    exit_code = 4
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Held(KserveError):
     """A gate holds a candidate: it was not announced. ``gates`` names those that hold."""
 
