@@ -21,8 +21,10 @@ import kserve._rules
 import kserve._writer
 from bench._harness import Run, say
 from kserve import Snapshot, synth
+from kserve.settings import Settings
 from kserve.snapshots.build import Options, build
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders
 from kserve.synth import details, taxonomy
 from kserve.synth.population import Population
 
@@ -76,7 +78,8 @@ class Data:
         say(f"building a snapshot of {self.profiles:,} profiles ({kind})")
         scored_at = synth.scored_at(DAY) + timedelta(days=days_later)
         candidate = build(catalog, source, _options(source, scored_at))
-        catalog.publish(candidate.version)
+        catalog.place(candidate.version)
+        Orders(catalog, Settings()).announce(candidate.version, against=catalog.live())
         return candidate.version
 
     def snapshot(self, kind: Kind = "core") -> Snapshot:

@@ -20,6 +20,7 @@ from bench._harness import Child, Report, Run, Stopwatch, ratios, say
 from kserve import Snapshot, Store
 from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders
 
 ROUNDS = 5
 TOY_PHASE = 1.2
@@ -147,6 +148,7 @@ def _meet(meeting: str) -> float:
 def _announce(catalog: Catalog, versions: list[str], began: float, rounds: int, phase: float) -> list[Announced]:
     """Announce in turn during every second phase; when each began and ended, and which version."""
     announced: list[Announced] = []
+    orders = Orders(catalog, load())
     current = catalog.announced()
     for turn in range(rounds):
         start = began + (2 * turn + 1) * phase
@@ -155,8 +157,7 @@ def _announce(catalog: Catalog, versions: list[str], began: float, rounds: int, 
             current = versions[1] if current == versions[0] else versions[0]
             time.sleep(max(at - time.monotonic(), 0))
             before = time.monotonic()
-            # publish() would read the whole file again before each announcement, and that is not what is measured.
-            catalog._announce(current)
+            orders.announce(current, against=catalog.live())
             announced.append((before, time.monotonic(), current))
             at += PERIOD
     return announced

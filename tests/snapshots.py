@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kserve import Snapshot
+from kserve.settings import Settings
 from kserve.snapshots.build import Candidate, Options, build
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.signing import Signer
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TOPIC = pa.struct([("topic", pa.string()), ("score", pa.float64())])
@@ -58,7 +61,18 @@ def candidate(data: Path, rows: Iterable[Row], **options: Any) -> Candidate:
 
 def publish(data: Path, rows: Iterable[Row], **options: Any) -> Snapshot:
     """Build a candidate from rows, publish and announce it; the snapshot."""
-    return Catalog(data).publish(candidate(data, rows, **options).version)
+    return announce(data, candidate(data, rows, **options).version)
+
+
+def announce(data: Path, version: str, **settings: Any) -> Snapshot:
+    """Put a version in force as the last steps of a publish do, without gates; the snapshot."""
+    catalog = Catalog(data)
+    told = Settings(data=data, **settings)
+    with catalog.publishing():
+        catalog.reread(version)
+        catalog.place(version, None if told.signing_key is None else Signer.load(told.signing_key))
+        Orders(catalog, told).announce(version, against=catalog.live())
+    return catalog.open(version)
 
 
 def taxonomy_files(folder: Path, topics: Iterable[str], edges: Iterable[tuple[str, str]]) -> dict[str, Path]:

@@ -1,10 +1,13 @@
-"""The versions in a data directory: which there are, which one is announced, and the steps from candidate to announced.
+"""The versions in a data directory: which there are, where they lie, and which one is in force.
 
 candidates/VERSION/     snapshot.kss and manifest.json of a sealed candidate
 snapshots/VERSION/      the same of a published version: the folder is moved, its files never change
-CURRENT                 the name of the announced version
-DOORBELL                rung after CURRENT was replaced
-announcements.jsonl     what was announced, and when
+checks/VERSION.json     what the gates said last
+CURRENT                 the name of the version in force; then the signed order that put it there, if orders are signed
+STAGED                  the name of the version that every process shall open and warm before it is announced
+DOORBELL                rung after CURRENT or STAGED was replaced
+log.jsonl               who did what, when and why
+LOCK, ACT               held while a cycle runs, and while CURRENT and the log are changed
 work/                   files in the making
 """
 
@@ -14,28 +17,25 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
 
 from kserve._core import Snapshot
 from kserve._doorbell import Doorbell
 from kserve.errors import NothingPublished, SnapshotError, UnknownVersion
 from kserve.snapshots.durable import lock, replace_file, storage, sync_directory, working_folder
+from kserve.snapshots.log import Log
+from kserve.snapshots.signing import SIGNATURE, Order, Signer, Trust, check_version, decode_order, sign_version
 
 log = logging.getLogger("kserve.catalog")
 
 State = Literal["candidate", "published", "announced", "retired"]
 Progress = Callable[[int, int], None]
-Done = Callable[[str], None]
-
-STEPS = ("verify", "rename", "announce")
-"""Of a publish, in order."""
 
 SNAPSHOT = "snapshot.kss"
 MANIFEST = "manifest.json"
@@ -62,14 +62,6 @@ class Version:
     announced_at: datetime | None
 
 
-class Announcement(msgspec.Struct, frozen=True):
-    """A line of announcements.jsonl."""
-
-    version: str
-    at: datetime
-    previous: str | None
-
-
 class Catalog:
     """The data directory of a host. Methods that write raise StorageError, and Busy while another publisher works."""
 
@@ -77,20 +69,36 @@ class Catalog:
         self.data = Path(data)
         self.candidates = self.data / "candidates"
         self.snapshots = self.data / "snapshots"
+        self.log = Log(self.data / "log.jsonl")
+        self.roster = self.data / "ROSTER"
         self._current = self.data / "CURRENT"
+        self._staged = self.data / "STAGED"
         self._bell = self.data / "DOORBELL"
-        self._log = self.data / "announcements.jsonl"
 
     def announced(self) -> str | None:
         """The version in force, or None when nothing was announced yet. Raises SnapshotError for a damaged CURRENT."""
+        return self._named(self._current)[0]
+
+    def order(self) -> Order | None:
+        """The order that put the version in force there; None when it is unsigned. Raises SnapshotError."""
+        _, rest = self._named(self._current)
+        return decode_order(rest, self._current) if rest else None
+
+    def staged(self) -> str | None:
+        """The version to open and warm now, or None. Raises SnapshotError for a damaged file."""
+        return self._named(self._staged)[0]
+
+    def _named(self, file: Path) -> tuple[str | None, bytes]:
+        """The version that the first line of a file names, and the line after it."""
         try:
-            with self._current.open("rb") as file:
-                name = file.read(64).decode("ascii", "replace").strip()
+            with file.open("rb") as opened:
+                first, _, rest = opened.read(4096).partition(b"\n")
         except FileNotFoundError:
-            return None
+            return None, b""
+        name = first[:64].decode("ascii", "replace").strip()
         if not _VERSION.fullmatch(name):
-            raise SnapshotError(self._current, "announcement", f"{name!r} is no version")
-        return name
+            raise SnapshotError(file, "announcement", f"{name!r} is no version")
+        return name, rest.strip()
 
     def live(self) -> str | None:
         """The version in force, None too when CURRENT is damaged: that must not keep anyone from publishing."""
@@ -143,7 +151,8 @@ class Catalog:
 
     def versions(self) -> list[Version]:
         """All versions, the latest scores first."""
-        announcements = {entry.version: entry.at for entry in self._announcements()}
+        orders = ("announce", "rollback")
+        announcements = {entry.version: entry.at for entry in self.log.entries() if entry.act in orders}
         live = self.live()
         found = []
         for parent in (self.candidates, self.snapshots):
@@ -168,18 +177,6 @@ class Catalog:
             built_at=datetime.fromisoformat(manifest["built_at"]),
             announced_at=announced_at,
         )
-
-    def _announcements(self) -> Iterator[Announcement]:
-        try:
-            lines = self._log.read_bytes().splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                entry = msgspec.json.decode(line, type=Announcement)
-            except msgspec.DecodeError:
-                continue  # of a publisher that was killed while it wrote
-            yield entry
 
     def earlier(self, scored_at: datetime) -> tuple[dict[str, Snapshot], list[str]]:
         """By period ("day", "week", "month"), the published snapshot to measure changes against, where there is one.
@@ -227,32 +224,76 @@ class Catalog:
             return False
         return True
 
-    def publish(self, version: str, progress: Progress | None = None, done: Done | None = None) -> Snapshot:
-        """Re-read a candidate as a reader will, verify all of it, move it among the published, and announce it.
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """One publisher at a time: for a whole cycle. The lock ends with the process. Raises Busy, StorageError."""
+        with storage(f"preparing {self.data}"):
+            self.data.mkdir(parents=True, exist_ok=True)
+        with lock(self.data / "LOCK", "publishing"):
+            yield
 
-        A version that is published already is re-read and announced again. Returns it, opened where readers find it.
-        ``progress(done_bytes, total_bytes)`` while it is verified; ``done(step)`` after each of STEPS.
-        Raises UnknownVersion, SnapshotError, StorageError, Busy.
+    def reread(self, version: str, progress: Progress | None = None) -> Snapshot:
+        """A version opened as a reader will, every byte of it verified. ``progress(done_bytes, total_bytes)``.
+
+        Raises UnknownVersion, SnapshotError.
         """
-        done = done or (lambda step: None)
-        self.folder(version)
-        with storage(f"publishing {version}"), lock(self.data / "LOCK", "publishing"):
-            folder = self.folder(version)
-            snapshot = self._open(folder)
-            snapshot.verify(progress)
-            self._check_manifest(snapshot, folder)
-            done("verify")
-            # The gates stand here: they compare what was just re-read with the announced version.
-            if folder.parent == self.candidates:
-                if (self.snapshots / version).exists():  # and is damaged, or its input would not have been built again
-                    os.rename(self.snapshots / version, self.data / "work" / f"damaged-{version}")
-                os.rename(folder, self.snapshots / version)
-                sync_directory(self.snapshots)
-                sync_directory(self.candidates)
-            done("rename")
-            self._announce(version)
-            done("announce")
-        return self.open(version)
+        folder = self.folder(version)
+        snapshot = self._open(folder)
+        snapshot.verify(progress)
+        self._check_manifest(snapshot, folder)
+        return snapshot
+
+    def place(self, version: str, signer: Signer | None = None) -> None:
+        """Sign a candidate and move it among the published; what is there already stays. Raises StorageError."""
+        folder = self.folder(version)
+        with storage(f"placing {version}"):
+            if signer is not None and (folder.parent == self.candidates or not (folder / SIGNATURE).exists()):
+                sign_version(folder, signer)
+            if folder.parent == self.snapshots:
+                return
+            if (self.snapshots / version).exists():  # and is damaged, or its input would not have been built again
+                (self.data / "work").mkdir(exist_ok=True)
+                os.rename(self.snapshots / version, self.data / "work" / f"damaged-{version}")
+            os.rename(folder, self.snapshots / version)
+            sync_directory(self.snapshots)
+            sync_directory(self.candidates)
+
+    def stage(self, version: str) -> None:
+        """Ask every process to open and warm a published version. Raises StorageError."""
+        with storage(f"staging {version}"):
+            bell = Doorbell(self._bell, writable=True)
+            replace_file(self._staged, version.encode() + b"\n")
+            bell.ring()
+
+    def unstage(self) -> None:
+        """Nothing is to be kept ready any more. Raises StorageError."""
+        with storage("unstaging"):
+            self._staged.unlink(missing_ok=True)
+
+    def put_in_force(self, version: str, order: bytes = b"") -> None:
+        """Replace CURRENT and ring. Only :mod:`kserve.snapshots.orders` calls this. Raises OSError."""
+        bell = Doorbell(self._bell, writable=True)
+        replace_file(self._current, b"%s\n%s\n" % (version.encode(), order) if order else version.encode() + b"\n")
+        bell.ring()
+
+    def check_signature(self, version: str, trust: Trust) -> None:
+        """Refuse a published version that nobody trusted has signed, before it is mapped. Raises SnapshotError."""
+        check_version(self.snapshots / version, trust)
+
+    def discard(self, versions: Collection[str]) -> int:
+        """Delete versions; readers that have one mapped keep it. Returns the bytes freed. Raises StorageError."""
+        freed = 0
+        with storage(f"deleting versions in {self.data}"):
+            for left in (*self.candidates.glob("deleted-*"), *self.snapshots.glob("deleted-*")):  # of a killed process
+                shutil.rmtree(left)
+            for version in versions:
+                folder = self.folder(version)
+                freed += sum(file.stat().st_size for file in folder.iterdir())
+                gone = folder.with_name(f"deleted-{version}")
+                os.rename(folder, gone)
+                sync_directory(folder.parent)
+                shutil.rmtree(gone)
+        return freed
 
     def _open(self, folder: Path) -> Snapshot:
         try:
@@ -273,21 +314,3 @@ class Catalog:
                 raise SnapshotError(
                     folder / MANIFEST, "manifest", f"{name} is {manifest.get(name)}, the file says {value}"
                 )
-
-    def _announce(self, version: str) -> None:
-        """The log first: an entry without effect is harmless, an announcement without an entry would be a lie."""
-        bell = Doorbell(self._bell, writable=True)
-        self._append(msgspec.json.encode(Announcement(version, datetime.now(UTC), self.live())) + b"\n")
-        replace_file(self._current, version.encode() + b"\n")
-        bell.ring()
-
-    def _append(self, line: bytes) -> None:
-        if self._log.exists() and not self._log.read_bytes().endswith(b"\n"):
-            line = b"\n" + line
-        descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            if os.write(descriptor, line) != len(line):
-                raise OSError(f"{self._log}: short write")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

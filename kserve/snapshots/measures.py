@@ -19,7 +19,7 @@ POINTS = 101
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Profiles by group, such as region or topic; row i of each array belongs to ``names[i]``. A profile may be in many."""
+    """Profiles by group, such as region or topic; row i of each array belongs to ``names[i]``; one may be in many."""
 
     names: tuple[str, ...]
     profiles: Counts

@@ -47,7 +47,7 @@ def test_a_broken_neighbour_stops_nothing(data):
     made = snapshots.candidate(data, rows(30.0), scored_at=snapshots.NOON + DAY)
     assert [version.name for version in Catalog(data).versions()] == [made.version, first]
     assert any("day changes are not known" in warning for warning in made.warnings)
-    assert Catalog(data).publish(made.version).get(1).changes.day is None
+    assert snapshots.announce(data, made.version).get(1).changes.day is None
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -55,22 +55,22 @@ def test_a_damaged_version_is_built_anew_from_its_input(data, published):
     made = snapshots.candidate(data, rows(20.0), scored_at=snapshots.NOON + DAY)
     catalog = Catalog(data)
     if published:
-        catalog.publish(made.version)
+        snapshots.announce(data, made.version)
     path = catalog.folder(made.version) / SNAPSHOT
     path.chmod(0o600)
     with path.open("r+b") as file:
         file.seek(4100)
         file.write(b"\xff\xff")
     with pytest.raises(kserve.SnapshotError, match="section checksum"):
-        catalog.publish(made.version)
+        snapshots.announce(data, made.version)
     again = snapshots.candidate(data, rows(20.0), scored_at=snapshots.NOON + DAY)
     assert again.version == made.version
-    assert catalog.publish(made.version).score(1) == 20.0
+    assert snapshots.announce(data, made.version).score(1) == 20.0
 
 
 def test_a_torn_line_of_the_log_hides_no_later_one(data):
-    with (data / "announcements.jsonl").open("ab") as file:
-        file.write(b'{"version": "2026')
+    with (data / "log.jsonl").open("ab") as file:
+        file.write(b'{"n": 2, "version": "2026')
     fresh = snapshots.publish(data, rows(20.0), scored_at=snapshots.NOON + DAY)
     newest = Catalog(data).versions()[0]
     assert (newest.name, newest.state) == (fresh.version, "announced")
@@ -80,9 +80,9 @@ def test_a_torn_line_of_the_log_hides_no_later_one(data):
 def test_one_publisher_at_a_time_and_the_lock_ends_with_it(data):
     with lock(data / "LOCK", "publishing"):
         with pytest.raises(kserve.Busy, match="another process is publishing"):
-            Catalog(data).publish(Catalog(data).announced())
+            snapshots.announce(data, Catalog(data).announced())
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(5)"], close_fds=False)
-    Catalog(data).publish(Catalog(data).announced())
+    snapshots.announce(data, Catalog(data).announced())
     child.kill()
     child.wait()
 

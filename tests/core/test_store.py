@@ -57,7 +57,7 @@ def test_a_store_follows_and_lets_go(data):
         assert store.score(3) == 10.0
         held = store.snapshot()
         version = next_day(data, 1)
-        Catalog(data).publish(version)
+        snapshots.announce(data, version)
         until(lambda: store.version == version)
         assert (store.score(3), held.score(3)) == (11.0, 10.0)
         assert store.get(3).changes.day == 1.0
@@ -80,7 +80,7 @@ def test_a_store_that_is_dropped_ends_its_thread(data):
 def test_several_reads_of_one_version(data):
     with kserve.open(data) as store, store.snapshot() as snapshot:
         version = next_day(data, 1)
-        Catalog(data).publish(version)
+        snapshots.announce(data, version)
         until(lambda: store.version == version)
         assert snapshot.score(1) == snapshot.get(1).score == 10.0
 
@@ -103,7 +103,7 @@ def test_every_batch_is_of_one_version_while_versions_change(data):
         for thread in threads:
             thread.start()
         for n in range(40):
-            Catalog(data).publish(versions[n % 4])
+            snapshots.announce(data, versions[n % 4])
             time.sleep(0.005)
         until(lambda: store.version == versions[3])
         stop.set()
@@ -135,7 +135,7 @@ def test_other_processes_follow(data):
     version = next_day(data, 1)
     children = [started(FOLLOWS, data, version) for _ in range(3)]
     assert [child.stdout.readline() for child in children] == ["ready\n"] * 3
-    Catalog(data).publish(version)
+    snapshots.announce(data, version)
     assert [child.communicate(timeout=30)[0] for child in children] == ["11.0\n"] * 3
 
 
@@ -159,7 +159,7 @@ def test_both_sides_of_a_fork_follow(data):
     process = started(FORKS, data)
     lines = [process.stdout.readline(), process.stdout.readline()]
     assert lines == ["ready\n"] * 2
-    Catalog(data).publish(version)
+    snapshots.announce(data, version)
     assert process.communicate(timeout=30)[0] == "11.0\n11.0\n"
 
 
@@ -177,9 +177,9 @@ def test_a_version_that_cannot_be_served_is_left_alone(data, verify):
     with kserve.open(data, settings=settings) as store:
         good = store.version
         bad, better = next_day(data, 1), next_day(data, 2)
-        Catalog(data).publish(bad)
+        snapshots.announce(data, bad)
         until(lambda: store.version == bad)
-        Catalog(data).publish(good)
+        snapshots.announce(data, good)
         until(lambda: store.version == good)
         path = data / "snapshots" / bad / SNAPSHOT
         if verify == "full":
@@ -192,7 +192,7 @@ def test_a_version_that_cannot_be_served_is_left_alone(data, verify):
         time.sleep(0.1)
         assert store.version == good
         assert store.score(1) == 10.0
-        Catalog(data).publish(better)
+        snapshots.announce(data, better)
         until(lambda: store.version == better)
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_announcement_keeps_what_is_served(data):
         Catalog(data).doorbell().wake()
         time.sleep(0.05)
         assert store.score(1) == 10.0
-        Catalog(data).publish(version)
+        snapshots.announce(data, version)
         until(lambda: store.version == version)
 
 
@@ -252,5 +252,5 @@ def test_a_reader_needs_no_write_permission(data):
     version = next_day(data, 1)
     with kserve.open(data) as store:
         Path(data / "DOORBELL").chmod(0o644)
-        Catalog(data).publish(version)
+        snapshots.announce(data, version)
         until(lambda: store.version == version)

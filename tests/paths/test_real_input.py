@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import snapshots
 
 import kserve
 from kserve.snapshots.build import Options, build
@@ -39,7 +40,7 @@ def data(tmp_path_factory):
     assert any("economics" in warning for warning in made.warnings)
     assert any("_ROOT_" in warning for warning in made.warnings)
     assert any("parrentTopicSlug" in warning for warning in made.warnings)
-    catalog.publish(made.version)
+    snapshots.announce(folder, made.version)
     return folder
 
 

@@ -1,0 +1,407 @@
+"""Which version is in force, and why: the acts that decide it. The log is the truth; CURRENT carries it out.
+
+Every act is logged before it takes effect. An announcement that was logged and not carried out has no effect; a
+rollback that was logged and not carried out is carried out by whoever comes next (:meth:`Orders.settle`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from kserve.errors import Held, KserveError, Pinned, SnapshotError, UnknownVersion
+from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.durable import release, replace_file, storage
+from kserve.snapshots.log import Entry, author
+from kserve.snapshots.signing import Order, Signer, decode_order, encode_order, sign_order
+
+Act = Literal["announce", "rollback"]
+
+log = logging.getLogger("kserve.orders")
+
+EPOCH_GATES = {"centre", "shape", "drift"}
+"""An accepted hold of one of these starts a new baseline: what came before is no measure of what comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A version that stays in force, whatever is published. ``frozen``: the sentinel has acted, and waits for us."""
+
+    version: str
+    by: str
+    why: str
+    at: datetime
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Content that must not come back under any name."""
+
+    digest: str
+    version: str
+    by: str
+    why: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """A version that was put in force, and of which nobody knows yet whether it is good."""
+
+    version: str
+    at: datetime
+    model: str | None
+    restored: bool
+    """It was put back by a rollback."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What follows from the log, all of it."""
+
+    current: str | None = None
+    """The version that was ordered last."""
+    good: tuple[str, ...] = ()
+    """Versions that were watched without a breach, the oldest first."""
+    epochs: tuple[str, ...] = ()
+    """Versions that began a new baseline: a change of the model was declared, or a drift accepted."""
+    pin: Pin | None = None
+    frozen: bool = False
+    quarantined: dict[str, Quarantined] = field(default_factory=dict)
+    unjudged: Unjudged | None = None
+    rollback: bool = False
+    """The last order was a rollback."""
+    accepted: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
+    """By version, the acts that accepted a hold of it."""
+
+    @property
+    def baseline(self) -> tuple[str, ...]:
+        """The good versions since the last new beginning, the oldest first: what the next one is measured against."""
+        if self.unjudged is not None and self.unjudged.version in self.epochs:
+            return ()
+        began = max((i for i, name in enumerate(self.good) if name in self.epochs), default=0)
+        return self.good[began:]
+
+
+class Orders:
+    """The acts on one data directory. Those that write raise StorageError."""
+
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self.catalog = catalog
+        self.settings = settings
+        self._return = catalog.data / "RETURN"
+        self._folded = (0, State())
+
+    def state(self) -> State:
+        """What follows from the log; cheap when nothing was added."""
+        entries = self.catalog.log.entries()
+        count, state = self._folded
+        if count > len(entries):
+            count, state = 0, State()
+        for entry in entries[count:]:
+            state = after(state, entry)
+        self._folded = len(entries), state
+        return state
+
+    def announce(
+        self,
+        version: str,
+        *,
+        against: str | None,
+        by: str | None = None,
+        why: str | None = None,
+        seen: dict[str, Any] | None = None,
+    ) -> None:
+        """Put a published version in force. ``against`` is the version that was in force when it was checked.
+
+        Raises Pinned, Held when another version came in force meanwhile.
+        """
+        with self._act():
+            self.refuse_pinned(version)
+            live = self.catalog.live()
+            if live != against:
+                raise Held(f"{live} came in force while {version} was checked against {against}: publish it again")
+            known = {"previous": live} | (seen or {})
+            entry = self._append("announce", by, version, why, known)
+            self._put_in_force("announce", version, live, entry.at)
+            self.catalog.unstage()
+
+    def refuse_pinned(self, version: str) -> None:
+        """Raise Pinned when another version is pinned."""
+        pin = self.state().pin
+        if pin is not None and pin.version != version:
+            raise Pinned(
+                f"{pin.version} is pinned since {pin.at:%Y-%m-%d %H:%M}Z by {pin.by}: {pin.why}; {version} is not"
+                " announced until `kserve unpin --reason ...`"
+            )
+
+    def rollback(
+        self,
+        version: str | None = None,
+        *,
+        why: str,
+        by: str | None = None,
+        seen: dict[str, Any] | None = None,
+        digest: str | None = None,
+        frozen: bool = False,
+    ) -> str:
+        """Put a good version back in force and pin it; by default the last one. Returns its name.
+
+        ``digest``: of the content to quarantine. ``frozen``: until a human unpins, the sentinel does nothing more.
+        Raises Held when there is no good version to go back to, UnknownVersion, SnapshotError.
+        """
+        with self._act():
+            live = self.catalog.live()
+            target = self._target(version, live)
+            known = {"from": live, "digest": digest, "frozen": frozen} | (seen or {})
+            entry = self._append("rollback", by, target, why, known)
+            self._put_in_force("rollback", target, live, entry.at)
+            self.catalog.unstage()
+        return target
+
+    def _target(self, version: str | None, live: str | None) -> str:
+        state = self.state()
+        if version is not None:
+            if any(found.version == version for found in state.quarantined.values()):
+                raise Held(f"{version} is in quarantine: `kserve quarantine list` tells why")
+            self._readable(version)
+            return version
+        for name in reversed(state.good):
+            if name == live:
+                continue
+            try:
+                self._readable(name)
+            except (KserveError, OSError) as error:
+                log.error("cannot go back to %s: %s", name, error)
+            else:
+                return name
+        raise Held("there is no other good version to go back to: name one with `kserve rollback VERSION`")
+
+    def _readable(self, version: str) -> None:
+        with self.catalog.open(version) as snapshot:
+            profile_id, expected = snapshot.known_answer()
+            if snapshot.score(profile_id) != expected:
+                raise SnapshotError(snapshot.path, "known answers", "a look-up gave another score than was built")
+
+    def settle(self) -> str | None:
+        """Carry out a rollback that was logged by somebody who died. Returns the version that it put in force."""
+        state = self.state()
+        if not state.rollback or state.current is None or state.current == self.catalog.live():
+            return None
+        with self._act():
+            state = self.state()
+            if state.rollback and state.current is not None and state.current != self.catalog.live():
+                self._put_in_force("rollback", state.current, self.catalog.live(), datetime.now(UTC))
+        return state.current
+
+    def judge_good(self, version: str, seen: dict[str, Any] | None = None, by: str | None = None) -> None:
+        """Note that a version was watched without a breach; unless it is not in force any more, or judged already."""
+        with self._act():
+            unjudged = self.state().unjudged
+            if unjudged is not None and unjudged.version == version == self.catalog.live():
+                self._append("good", by, version, None, seen)
+
+    def breach(self, version: str, figures: dict[str, Any], by: str | None = None) -> None:
+        """Note that the answers from a version are bad."""
+        self._append("breach", by, version, None, {"figures": figures})
+
+    def freeze(self, why: str, by: str | None = None) -> None:
+        """Note that nothing more is done until a human has looked."""
+        if not self.state().frozen:
+            self._append("freeze", by, self.catalog.live(), why, None)
+
+    def pin(self, *, why: str, by: str | None = None) -> str:
+        """Keep the version in force, whatever is published. Returns it. Raises NothingPublished."""
+        with self._act(), self.catalog.open() as snapshot:
+            self._append("pin", by, snapshot.version, why, None)
+            return snapshot.version
+
+    def unpin(self, *, why: str, by: str | None = None) -> str | None:
+        """Let what is published be announced again. Returns the version that was pinned, None: there was no pin."""
+        with self._act():
+            state = self.state()
+            if state.pin is None and not state.frozen:
+                return None
+            version = state.pin.version if state.pin is not None else state.current
+            self._append("unpin", by, version, why, None)
+            return version
+
+    def quarantine(self, version: str, digest: str, *, why: str, by: str | None = None) -> None:
+        """Keep the content of a version out, under whatever name. Raises Held when it is in force."""
+        with self._act():
+            if version == self.catalog.live():
+                raise Held(f"{version} is in force: `kserve rollback` takes it out and quarantines it")
+            self._append("quarantine", by, version, why, {"digest": digest})
+
+    def release(self, digest: str, *, why: str, by: str | None = None) -> Quarantined:
+        """Let quarantined content be published again. Raises UnknownVersion."""
+        with self._act():
+            found = self.state().quarantined.get(digest)
+            if found is None:
+                raise UnknownVersion(f"nothing with the digest {digest} is in quarantine")
+            self._append("release", by, found.version, why, {"digest": digest})
+            return found
+
+    def accept(self, version: str, gate: str, *, why: str, by: str, until: datetime) -> None:
+        """Note that a hold of a gate is accepted for this version, until a time."""
+        self._append("accept", by, version, why, {"gate": gate, "until": until.isoformat()})
+
+    def note(self, act: str, version: str | None, seen: dict[str, Any], by: str | None = None) -> None:
+        """Log an act that changes nothing of what is in force."""
+        self._append(act, by, version, None, seen)
+
+    def _append(
+        self, act: str, by: str | None, version: str | None, why: str | None, seen: dict[str, Any] | None
+    ) -> Entry:
+        return self.catalog.log.append(act, by=by or author(self.settings), version=version, why=why, seen=seen)
+
+    @contextmanager
+    def _act(self) -> Iterator[None]:
+        """One act at a time, of all processes; waits. Only short things happen under this lock."""
+        with storage(f"acting in {self.catalog.data}"):
+            descriptor = os.open(self.catalog.data / "ACT", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                release(descriptor)
+
+    def _put_in_force(self, act: Act, version: str, previous: str | None, at: datetime) -> None:
+        if self.settings.signing_key is not None:
+            line = self._sign(act, version, previous, at)
+        else:
+            line = self._ticket(version) if act == "rollback" else b""
+        self.catalog.put_in_force(version, line)
+
+    def _sign(self, act: Act, version: str, previous: str | None, at: datetime) -> bytes:
+        """A signed order; with an announcement also the return ticket: the rollback for a sentinel without a key."""
+        assert self.settings.signing_key is not None
+        signer = Signer.load(self.settings.signing_key)
+        order = Order(act=act, version=version, previous=previous, number=self._next_number(), at=at)
+        good = [name for name in self.state().good if name != version]
+        if act == "announce" and good:
+            back = replace_order(order, act="rollback", version=good[-1], previous=version, number=order.number + 1)
+            replace_file(self._return, encode_order(sign_order(back, signer)) + b"\n")
+        return encode_order(sign_order(order, signer))
+
+    def _next_number(self) -> int:
+        """Microseconds since 1970, and always above the last order's: the clock may go back."""
+        try:
+            last = self.catalog.order()
+        except SnapshotError:
+            last = None
+        return max(time.time_ns() // 1000, 0 if last is None else last.number + 2)
+
+    def _ticket(self, version: str) -> bytes:
+        """The order that was signed in advance for a rollback to this version; empty when there is none."""
+        try:
+            line = self._return.read_bytes().strip()
+            return line if decode_order(line, self._return).version == version else b""
+        except FileNotFoundError:
+            return b""
+
+
+def replace_order(order: Order, **changes: Any) -> Order:
+    """The order with some fields changed, unsigned."""
+    return msgspec.structs.replace(order, key=None, value=None, **changes)
+
+
+def after(state: State, entry: Entry) -> State:
+    """The state that an act leads to."""
+    change = _CHANGES.get(entry.act)
+    return state if change is None else change(state, entry)
+
+
+def _announced(state: State, entry: Entry) -> State:
+    assert entry.version is not None
+    model = entry.seen.get("model")
+    begins = model is not None or not EPOCH_GATES.isdisjoint(entry.seen.get("accepted", ()))
+    return replace(
+        state,
+        current=entry.version,
+        rollback=False,
+        epochs=(*state.epochs, entry.version) if begins else state.epochs,
+        unjudged=Unjudged(entry.version, entry.at, model, restored=False),
+    )
+
+
+def _rolled_back(state: State, entry: Entry) -> State:
+    assert entry.version is not None
+    bad, digest, frozen = entry.seen.get("from"), entry.seen.get("digest"), bool(entry.seen.get("frozen"))
+    quarantined = dict(state.quarantined)
+    if digest and bad:
+        quarantined[digest] = Quarantined(digest, bad, entry.by, entry.why or "", entry.at)
+    return replace(
+        state,
+        current=entry.version,
+        rollback=True,
+        good=tuple(name for name in state.good if name != bad),
+        pin=Pin(entry.version, entry.by, entry.why or "", entry.at, frozen),
+        frozen=frozen,
+        quarantined=quarantined,
+        unjudged=Unjudged(entry.version, entry.at, None, restored=True),
+    )
+
+
+def _judged(state: State, entry: Entry) -> State:
+    assert entry.version is not None
+    return replace(
+        state,
+        good=(*(name for name in state.good if name != entry.version), entry.version),
+        unjudged=None,
+    )
+
+
+def _frozen(state: State, entry: Entry) -> State:
+    return replace(state, frozen=True, unjudged=None)
+
+
+def _pinned(state: State, entry: Entry) -> State:
+    assert entry.version is not None
+    return replace(state, pin=Pin(entry.version, entry.by, entry.why or "", entry.at))
+
+
+def _unpinned(state: State, entry: Entry) -> State:
+    return replace(state, pin=None, frozen=False)
+
+
+def _quarantined(state: State, entry: Entry) -> State:
+    digest = entry.seen["digest"]
+    found = Quarantined(digest, entry.version or "", entry.by, entry.why or "", entry.at)
+    good = tuple(name for name in state.good if name != entry.version)
+    return replace(state, good=good, quarantined=state.quarantined | {digest: found})
+
+
+def _released(state: State, entry: Entry) -> State:
+    return replace(
+        state, quarantined={name: found for name, found in state.quarantined.items() if name != entry.seen["digest"]}
+    )
+
+
+def _accepted(state: State, entry: Entry) -> State:
+    version = entry.version or ""
+    return replace(state, accepted=state.accepted | {version: (*state.accepted.get(version, ()), entry)})
+
+
+_CHANGES = {
+    "announce": _announced,
+    "rollback": _rolled_back,
+    "good": _judged,
+    "freeze": _frozen,
+    "pin": _pinned,
+    "unpin": _unpinned,
+    "quarantine": _quarantined,
+    "release": _released,
+    "accept": _accepted,
+}
