@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -82,6 +82,8 @@ class State:
     unjudged: Unjudged | None = None
     rollback: bool = False
     """The last order was a rollback."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """By version that was announced, the digest of its content."""
     accepted: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     """By version, the acts that accepted a hold of it."""
 
@@ -153,17 +155,21 @@ class Orders:
         why: str,
         by: str | None = None,
         seen: dict[str, Any] | None = None,
-        digest: str | None = None,
+        quarantine: bool = True,
         frozen: bool = False,
     ) -> str:
         """Put a good version back in force and pin it; by default the last one. Returns its name.
 
-        ``digest``: of the content to quarantine. ``frozen``: until a human unpins, the sentinel does nothing more.
+        ``quarantine``: the content of the version in force so far must not come back under any name.
+        ``frozen``: until a human unpins, the sentinel does nothing more.
         Raises Held when there is no good version to go back to, UnknownVersion, SnapshotError.
         """
         with self._act():
             live = self.catalog.live()
             target = self._target(version, live)
+            if target == live:
+                raise Held(f"{target} is in force already: `kserve pin` keeps it there")
+            digest = self.state().digests.get(live or "") if quarantine else None
             known = {"from": live, "digest": digest, "frozen": frozen} | (seen or {})
             entry = self._append("rollback", by, target, why, known)
             self._put_in_force("rollback", target, live, entry.at)
@@ -257,6 +263,30 @@ class Orders:
         """Note that a hold of a gate is accepted for this version, until a time."""
         self._append("accept", by, version, why, {"gate": gate, "until": until.isoformat()})
 
+    def prune(
+        self, keep: int, *, served: Collection[str] = (), by: str | None = None, dry_run: bool = False
+    ) -> tuple[list[str], int]:
+        """Delete all but the ``keep`` latest published versions, and candidates that are older than the live one.
+
+        Never deleted: the live one, the pinned one, the last good ones, the staged one, and those that are ``served``.
+        Returns the names and their bytes.
+        """
+        with self._act():
+            state, versions, live = self.state(), self.catalog.versions(), self.catalog.live()
+            published = [version.name for version in versions if version.state != "candidate"]
+            pinned = state.pin.version if state.pin is not None else None
+            kept = {live, pinned, self.catalog.staged(), *state.good[-2:], *served, *published[:keep]}
+            scored_at = max((version.scored_at for version in versions if version.name == live), default=None)
+            waiting = {
+                v.name for v in versions if v.state == "candidate" and (not scored_at or v.scored_at > scored_at)
+            }
+            gone = [version for version in versions if version.name not in kept | waiting]
+            names, size = [version.name for version in gone], sum(version.file_bytes for version in gone)
+            if names and not dry_run:
+                self._append("prune", by, None, None, {"versions": names, "bytes": size})
+                self.catalog.discard(names)
+        return names, size
+
     def note(self, act: str, version: str | None, seen: dict[str, Any], by: str | None = None) -> None:
         """Log an act that changes nothing of what is in force."""
         self._append(act, by, version, None, seen)
@@ -332,6 +362,7 @@ def _announced(state: State, entry: Entry) -> State:
         current=entry.version,
         rollback=False,
         epochs=(*state.epochs, entry.version) if begins else state.epochs,
+        digests=state.digests | ({entry.version: entry.seen["digest"]} if "digest" in entry.seen else {}),
         unjudged=Unjudged(entry.version, entry.at, model, restored=False),
     )
 
