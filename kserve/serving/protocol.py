@@ -10,7 +10,7 @@ from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from kserve.serving import problems
-from kserve.serving.site import Site, log
+from kserve.serving.site import Front, log
 
 if TYPE_CHECKING:
     from kserve.serving.problems import Problem
@@ -44,7 +44,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_body", "_head_timer", "_site")
 
-    def __init__(self, manager: Server, site: Site, **kwargs: Any) -> None:
+    def __init__(self, manager: Server, site: Front, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._site = site
         self._body: Any = EMPTY_PAYLOAD
@@ -139,7 +139,7 @@ class Connection(web.RequestHandler):
 class Server(web.Server):
     """aiohttp's server of an application, on our connections."""
 
-    def __init__(self, plain: web.Server, site: Site, **kwargs: Any) -> None:
+    def __init__(self, plain: web.Server, site: Front, **kwargs: Any) -> None:
         super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
         self._site = site
 
@@ -154,13 +154,13 @@ class Server(web.Server):
 
 
 class Runner(web.AppRunner):
-    """Runs an application of :func:`kserve.serving.app.make_app` on our connections; gunicorn takes one of these too.
+    """Runs an application on our connections; gunicorn takes one of these too.
 
     :meth:`cleanup` is the drain: it stops accepting, answers what is in progress and what comes within a moment on open
     connections (with ``Connection: close``), then closes them all, within the setting ``drain_timeout``.
     """
 
-    def __init__(self, app: web.Application, site: Site) -> None:
+    def __init__(self, app: web.Application, site: Front) -> None:
         self._kserve_site = site
         super().__init__(
             app,

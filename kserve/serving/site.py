@@ -42,15 +42,12 @@ encode = msgspec.json.Encoder().encode
 log = structlog.get_logger("kserve.serving")
 
 
-class Site:
-    """One server: its store and settings, whether it is draining, and what it keeps between requests."""
+class Front:
+    """What every server has, with scores or without: its settings, whether it is draining, and how it refuses."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self.store = store
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
-        self.cache_control = f"max-age={settings.cache_seconds}"
         self._prefix = os.urandom(4).hex()
         self._numbers = itertools.count(1)
 
@@ -63,10 +60,7 @@ class Site:
 
     def version(self) -> str | None:
         """The version in force, for errors outside of every handler; None when there is none."""
-        try:
-            return self.store.version
-        except KserveError:
-            return None
+        return None
 
     def refuse(self, problem: Problem, request: web.BaseRequest, request_id: str, version: str | None) -> web.Response:
         """The answer that a problem ends in."""
@@ -88,6 +82,23 @@ class Site:
     def closes(self, request: web.BaseRequest) -> bool:
         """Whether this answer is the last one on its connection, because the server is draining."""
         return self.draining and not getattr(request.protocol, "waiting_requests", 0)
+
+
+class Site(Front):
+    """A server of scores: its store, and what it keeps between requests."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        super().__init__(settings)
+        self.store = store
+        self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
+        self.cache_control = f"max-age={settings.cache_seconds}"
+
+    def version(self) -> str | None:
+        """The version in force; None when the store is closed."""
+        try:
+            return self.store.version
+        except KserveError:
+            return None
 
     def endpoint(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         """An aiohttp handler that gives ``handler`` exactly one snapshot, and turns errors into problem documents."""
