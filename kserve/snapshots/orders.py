@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import msgspec
-
 from kserve.errors import Held, KserveError, Pinned, SnapshotError, UnknownVersion
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
@@ -134,9 +132,9 @@ class Orders:
             live = self.catalog.live()
             if live != against:
                 raise Held(f"{live} came in force while {version} was checked against {against}: publish it again")
-            known = {"previous": live} | (seen or {})
-            entry = self._append("announce", by, version, why, known)
-            self._put_in_force("announce", version, live, entry.at)
+            order = self._order("announce", version, live)
+            self._append("announce", by, version, why, {"previous": live} | (seen or {}))
+            self.catalog.put_in_force(version, order)
             self.catalog.unstage()
 
     def refuse_pinned(self, version: str) -> None:
@@ -170,9 +168,10 @@ class Orders:
             if target == live:
                 raise Held(f"{target} is in force already: `kserve pin` keeps it there")
             digest = self.state().digests.get(live or "") if quarantine else None
+            order = self._order("rollback", target, live)
             known = {"from": live, "digest": digest, "frozen": frozen} | (seen or {})
-            entry = self._append("rollback", by, target, why, known)
-            self._put_in_force("rollback", target, live, entry.at)
+            self._append("rollback", by, target, why, known)
+            self.catalog.put_in_force(target, order)
             self.catalog.unstage()
         return target
 
@@ -207,8 +206,9 @@ class Orders:
             return None
         with self._act():
             state = self.state()
-            if state.rollback and state.current is not None and state.current != self.catalog.live():
-                self._put_in_force("rollback", state.current, self.catalog.live(), datetime.now(UTC))
+            live = self.catalog.live()
+            if state.rollback and state.current is not None and state.current != live:
+                self.catalog.put_in_force(state.current, self._order("rollback", state.current, live))
         return state.current
 
     def judge_good(self, version: str, seen: dict[str, Any] | None = None, by: str | None = None) -> None:
@@ -307,21 +307,21 @@ class Orders:
             finally:
                 release(descriptor)
 
-    def _put_in_force(self, act: Act, version: str, previous: str | None, at: datetime) -> None:
+    def _order(self, act: Act, version: str, previous: str | None) -> bytes:
+        """The signed order as a line; empty where nothing is signed. Raises Held when readers would not obey it."""
         if self.settings.signing_key is not None:
-            line = self._sign(act, version, previous, at)
-        else:
-            line = self._ticket(version) if act == "rollback" else b""
-        self.catalog.put_in_force(version, line)
+            return self._signed(act, version, previous, Signer.load(self.settings.signing_key))
+        line = self._ticket(version, previous) if act == "rollback" else b""
+        if not line and self.settings.trusted_keys is not None:
+            raise Held(f"readers here obey signed orders only: give the setting signing_key to {act} {version}")
+        return line
 
-    def _sign(self, act: Act, version: str, previous: str | None, at: datetime) -> bytes:
+    def _signed(self, act: Act, version: str, previous: str | None, signer: Signer) -> bytes:
         """A signed order; with an announcement also the return ticket: the rollback for a sentinel without a key."""
-        assert self.settings.signing_key is not None
-        signer = Signer.load(self.settings.signing_key)
-        order = Order(act=act, version=version, previous=previous, number=self._next_number(), at=at)
+        order = Order(act, version, previous, self._next_number(), datetime.now(UTC))
         good = [name for name in self.state().good if name != version]
         if act == "announce" and good:
-            back = replace_order(order, act="rollback", version=good[-1], previous=version, number=order.number + 1)
+            back = Order("rollback", good[-1], version, order.number + 1, order.at)
             replace_file(self._return, encode_order(sign_order(back, signer)) + b"\n")
         return encode_order(sign_order(order, signer))
 
@@ -333,18 +333,14 @@ class Orders:
             last = None
         return max(time.time_ns() // 1000, 0 if last is None else last.number + 2)
 
-    def _ticket(self, version: str) -> bytes:
-        """The order that was signed in advance for a rollback to this version; empty when there is none."""
+    def _ticket(self, version: str, previous: str | None) -> bytes:
+        """The order that was signed in advance for just this rollback; empty when there is none."""
         try:
             line = self._return.read_bytes().strip()
-            return line if decode_order(line, self._return).version == version else b""
         except FileNotFoundError:
             return b""
-
-
-def replace_order(order: Order, **changes: Any) -> Order:
-    """The order with some fields changed, unsigned."""
-    return msgspec.structs.replace(order, key=None, value=None, **changes)
+        order = decode_order(line, self._return)
+        return line if (order.version, order.previous) == (version, previous) else b""
 
 
 def after(state: State, entry: Entry) -> State:
