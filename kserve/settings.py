@@ -18,6 +18,8 @@ class Gates(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    few: int = Field(8, ge=1, description="profiles that a share needs to exceed its limit; a handful holds nothing")
+    columns_fewer: int = Field(0, ge=0, description="columns that the input may lack")
     size: float = Field(0.10, gt=0, description="bytes may differ from the prediction by this share")
     rows_fewer: float = Field(0.01, ge=0, description="share of profiles that may be missing")
     rows_more: float = Field(0.05, ge=0, description="share of profiles that may be added")
@@ -25,6 +27,7 @@ class Gates(BaseModel):
     nulls: float = Field(0.001, ge=0, description="growth of the share of nulls in any column")
     unscored: float = Field(0.001, ge=0, description="growth of the share of unscored profiles")
     mass: float = Field(0.01, ge=0, description="growth of the share of any one score, and of the lowest scores")
+    mass_first: float = Field(0.25, ge=0, description="share of any one score in a first publish")
     mean: float = Field(0.01, ge=0, description="relative change of the mean score")
     quantiles: float = Field(2.0, ge=0, description="points that p1, p50 and p99 may move")
     psi_warn: float = Field(0.1, ge=0, description="population stability index that warns")
@@ -34,14 +37,20 @@ class Gates(BaseModel):
     group_profiles: int = Field(1000, ge=1, description="profiles that a region or topic needs to be compared")
     moved: float = Field(0.01, ge=0, description="share of profiles that may move more than 5 points")
     moved_far: float = Field(0.001, ge=0, description="share of profiles that may move more than 10 points")
-    group_mean: float = Field(2.0, ge=0, description="points that the mean of a region, topic or id range may move")
+    group_mean: float = Field(2.0, ge=0, description="points that the mean of a group may move beyond that of all")
     cluster: int = Field(8, ge=2, description="profiles of one region, topic, network or id range that are a cluster")
+    cluster_odds: float = Field(6.0, ge=0, description="digits of the odds against chance that a cluster needs")
+    cluster_ratio: float = Field(3.0, ge=1, description="times as many as expected that a cluster needs")
     coverage: float = Field(0.005, ge=0, description="loss of the share of profiles with a location or with topics")
     group_coverage: float = Field(0.05, ge=0, description="relative loss of profiles in a region, topic or network")
     drift_mean: float = Field(0.02, ge=0, description="relative distance of the mean from the rolling baseline")
     drift_psi: float = Field(0.1, ge=0, description="population stability index against the rolling baseline")
+    drift_rows: float = Field(0.05, ge=0, description="share of the rolling baseline's profiles that may be missing")
+    drift_unscored: float = Field(0.005, ge=0, description="growth of the share of unscored beyond the baseline")
+    drift_mass: float = Field(0.02, ge=0, description="growth of the share at any whole point beyond the baseline")
     drift_versions: int = Field(28, ge=2, description="good versions in the rolling baseline")
     cadences: float = Field(2.0, gt=0, description="age of the scores, in cadences, at which they are stale")
+    returned: float = Field(0.01, ge=0, description="share of those who had opted out that may be back")
 
 
 class Watch(BaseModel):

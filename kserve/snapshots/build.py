@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,7 +18,7 @@ import numpy as np
 import kserve
 from kserve._core import Snapshot
 from kserve._writer import Writer, differences
-from kserve.errors import InputError
+from kserve.errors import InputError, SnapshotError
 from kserve.snapshots.catalog import MANIFEST, PERIODS, SNAPSHOT, Catalog
 from kserve.snapshots.columns import U64, Columns, Dictionaries, Fault, Reason
 from kserve.snapshots.durable import storage, write_file
@@ -28,6 +30,9 @@ Report = Callable[[str, int, int], None]
 """Called with the stage ("rows" or "bytes"), how much of it is done, and how much there is."""
 
 EXAMPLES = 3
+
+OPTED_OUT = "opted_out.u64"
+"""Beside a snapshot: the ids of rows that said so, uint64, little-endian, sorted."""
 
 _UNKNOWN_WHO = [reason for reason in Reason if reason <= Reason.duplicate_id or reason == Reason.bad_opt_out]
 """Rows rejected for these do not say who has opted out; all others do, whatever else is wrong with them."""
@@ -92,7 +97,7 @@ class _Build:
         self.scored_at, self.scored_at_from = _scored_at(options, source)
         self.earlier, self.unusable = catalog.earlier(self.scored_at)
         self.words = Dictionaries(taxonomy)
-        self.rows = 0
+        self.rows: Counter[str] = Counter()
         self.opted_out: list[U64] = []
         self.opted_out_rows = 0
         self.duplicates: list[int] = []
@@ -102,8 +107,9 @@ class _Build:
         with Rejects(self._rejects_file()) as rejects:
             version = self._write(rejects)
         snapshot = Snapshot(self.folder / SNAPSHOT)
-        self._check_opt_outs(snapshot)
-        manifest = self._manifest(snapshot, rejects)
+        erased = self._check_opt_outs(snapshot)
+        write_file(self.folder / OPTED_OUT, erased.astype("<u8").tobytes(), mode=0o444)
+        manifest = self._manifest(snapshot, rejects, erased)
         write_file(self.folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n", mode=0o444)
         self.catalog.adopt(self.folder, version)
         return Candidate(version, manifest, self._warnings())
@@ -152,8 +158,8 @@ class _Build:
             erased = (batch.opted_out != 0) & ~np.isin(batch.reject, _UNKNOWN_WHO)
             self.opted_out.append(batch.ids[erased])
             self.opted_out_rows += int(np.count_nonzero(erased & (batch.reject == 0)))
-        self.rows += len(batch)
-        self.report("rows", self.rows, max(self.rows, self.source.rows_at_most))
+        self.rows[batch.part] += len(batch)
+        self.report("rows", self.rows.total(), max(self.rows.total(), self.source.rows_at_most))
 
     def _check(self, rejects: Rejects) -> None:
         also = self._places(self.duplicates) if self.duplicates and rejects.total > self.options.max_rejects else ""
@@ -179,8 +185,8 @@ class _Build:
             rejects.extend([Fault(part, row, column, Reason.duplicate_identity, value, second)])
         rejects.check(self.options.max_rejects)
 
-    def _check_opt_outs(self, snapshot: Snapshot) -> None:
-        """Who has opted out in one row and not in another must not be served, whatever is allowed."""
+    def _check_opt_outs(self, snapshot: Snapshot) -> U64:
+        """Who has opted out, sorted. If they stand in another row too, they must not be served, whatever is allowed."""
         ids = np.concatenate(self.opted_out) if self.opted_out else np.empty(0, np.uint64)
         unique, counts = np.unique(ids, return_counts=True)
         bad = np.concatenate([unique[snapshot.hundredths(unique) != 0], unique[counts > 1]])[:EXAMPLES]
@@ -190,8 +196,9 @@ class _Build:
                 field="opted_out",
                 remedy="an opt-out holds for the person: write one row a profile",
             )
+        return unique
 
-    def _manifest(self, snapshot: Snapshot, rejects: Rejects) -> dict[str, Any]:
+    def _manifest(self, snapshot: Snapshot, rejects: Rejects, erased: U64) -> dict[str, Any]:
         return {
             "version": snapshot.version,
             "parent": self.catalog.live(),
@@ -200,7 +207,7 @@ class _Build:
             "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "tool": f"kserve {kserve.__version__}",
             "rows": {
-                "read": self.rows,
+                "read": self.rows.total(),
                 "taken": snapshot.profiles,
                 "opted_out": self.opted_out_rows,
                 "rejected": {reason.name: count for reason, count in rejects.counts.items()},
@@ -217,8 +224,13 @@ class _Build:
                 name: section | {"checksum": f"{section['checksum']:016x}"}
                 for name, section in snapshot.sections().items()
             },
+            "opted_out": {
+                "count": len(erased),
+                "sha256": hashlib.sha256(erased.astype("<u8").tobytes()).hexdigest(),
+            },
+            "input": self.source.manifest,
             "parts": [
-                {"name": part.name, "bytes": part.bytes, "sha256": digest}
+                {"name": part.name, "rows": self.rows[part.name], "bytes": part.bytes, "sha256": digest}
                 for part, digest in zip(self.source.parts, self.digests.result(), strict=True)
             ],
             "warnings": list(self._warnings()),
@@ -238,6 +250,24 @@ class _Build:
         if self.scored_at_from == "clock":
             notes.append("the input does not say when it was scored: the time of this build stands in for it")
         return (*notes, *faults)
+
+
+def opted_out_ids(folder: Path) -> U64 | None:
+    """Who had opted out in the input of a version: uint64[n], sorted; None for one that was built before this was kept.
+
+    Raises SnapshotError when the file is not as it was built.
+    """
+    file = folder / OPTED_OUT
+    try:
+        content = file.read_bytes()
+        told = json.loads((folder / MANIFEST).read_bytes()).get("opted_out")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SnapshotError(file, "opt-outs", str(error)) from None
+    if told is None or hashlib.sha256(content).hexdigest() != told["sha256"]:
+        raise SnapshotError(file, "opt-outs", "the list is not the one that was built")
+    return np.frombuffer(content, "<u8").astype(np.uint64)
 
 
 def _scored_at(options: Options, source: Source) -> tuple[datetime, str]:

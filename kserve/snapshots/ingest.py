@@ -131,6 +131,15 @@ def _ahead(items: Iterator[T]) -> Generator[T]:
 # What a part has.
 
 
+def count_rows(part: Part) -> int:
+    """Data rows, those that could not be taken too, as a build counts them. Raises InputError for a broken part."""
+    header = _read_header(part)
+    if part.kind == "parquet":
+        return header.rows
+    first = next(iter(header.types))
+    return sum(chunk.batch.num_rows for chunk in _csv_chunks(part, {first: first}))
+
+
 class _Header(NamedTuple):
     """Types of columns by the input's names, and how many rows there are at most."""
 

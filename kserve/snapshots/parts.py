@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,20 +98,68 @@ def _part(file: Path, name: str) -> Part:
     raise InputError("neither Parquet nor CSV", file=file, remedy="CSV files are told by their ending, .csv or .csv.gz")
 
 
-def load_manifest(source: str | Path, parts: tuple[Part, ...]) -> dict[str, Any] | None:
-    """The JSON object beside the parts: ``_manifest.json`` in their folder, or ``FILE.manifest.json``; None: none.
+def manifest_file(source: str | Path, parts: tuple[Part, ...]) -> Path | None:
+    """Where the manifest of these parts belongs: ``_manifest.json`` in their folder, or ``FILE.manifest.json``.
 
-    Raises InputError when it is there but no JSON object.
+    None: they lie in several folders.
     """
     first = parts[0].path
-    folders = {part.path.parent for part in parts}
-    file = first.with_name(first.name + FILE_MANIFEST) if Path(source).is_file() else first.parent / MANIFEST
-    if len(folders) > 1 or not file.is_file():
+    if len({part.path.parent for part in parts}) > 1:
+        return None
+    return first.with_name(first.name + FILE_MANIFEST) if Path(source).is_file() else first.parent / MANIFEST
+
+
+def load_manifest(source: str | Path, parts: tuple[Part, ...]) -> dict[str, Any] | None:
+    """The JSON object beside the parts, or None. Raises InputError when it is there but no JSON object."""
+    file = manifest_file(source, parts)
+    if file is None or not file.is_file():
         return None
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(file.read_bytes(), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise InputError(f"no JSON: {error}", file=file, remedy="write the manifest again, or remove it") from error
     if not isinstance(manifest, dict):
         raise InputError("no JSON object", file=file, remedy='write a manifest such as {"scored_at": ...}')
     return manifest
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def shortfalls(told: Mapping[str, Any] | None, read: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why a pipeline's manifest does not say that all of its output was read, in words; nothing: it does.
+
+    ``told`` is the manifest, or None. ``read`` are the parts as they were read: name, rows, bytes, sha256.
+    """
+    if told is None:
+        return ["the input has no manifest; the pipeline writes it last, so its output may be half-finished"]
+    faults = [] if told.get("complete") is True else ["the manifest does not say that the output is complete"]
+    if not isinstance(told.get("scored_at"), str):
+        faults.append("the manifest does not say when the scores were made")
+    named = told.get("parts")
+    if not isinstance(named, list) or not all(isinstance(part, dict) and "name" in part for part in named):
+        return [*faults, "the manifest does not name its parts"]
+    return faults + _differing(named, {part["name"]: part for part in read}) + _miscounted(told, read)
+
+
+def _differing(named: Sequence[Mapping[str, Any]], read: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is told of each part, against what it was."""
+    names = [str(part["name"]) for part in named]
+    faults = [f"part {name} is named twice" for name, count in Counter(names).items() if count > 1]
+    for name, part in zip(names, named, strict=True):
+        if name not in read:
+            faults.append(f"part {name} is missing ({part.get('rows')} rows)")
+            continue
+        for field in ("rows", "sha256", "bytes"):
+            here, there = read[name].get(field), part.get(field)
+            if here != there and (field != "bytes" or there is not None):
+                faults.append(f"part {name}: {field} {here}, the manifest says {there}")
+    return faults + [f"part {name} is not in the manifest" for name in read.keys() - set(names)]
+
+
+def _miscounted(told: Mapping[str, Any], read: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The total, when it is told."""
+    rows = sum(part.get("rows") or 0 for part in read)
+    stated = told.get("rows", rows)
+    return [] if stated == rows else [f"{rows} rows were read, the manifest says {stated}"]

@@ -1,4 +1,4 @@
-"""What the gates found about a candidate, who accepted what, and the figures to draw; kept as ``checks/VERSION.json``."""
+"""What the gates found, who accepted what, and the figures to draw; kept as ``checks/VERSION.json``."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _shares(counts: npt.NDArray[Any]) -> Floats:
 
 
 def ks(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Distance:
-    """Kolmogorov-Smirnov: the greatest distance between the two cumulated distributions; chance may reach 1 in 1,000."""
+    """Kolmogorov-Smirnov: the greatest distance of the cumulated distributions, and what chance does in 1 of 1,000."""
     count_old, count_new = float(old.sum()), float(new.sum())
     if not count_old or not count_new:
         return Distance(0.0 if count_old == count_new else 1.0, 0.0)
