@@ -14,7 +14,7 @@ PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -nam
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run build test lint bench asan debug clean FORCE
+.PHONY: drill help run build test lint bench asan debug clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ build: build/.inplace ## the package in .venv, its extensions compiled in place
 
 test: build .venv/.deps-test ## all tests, the heavy ones last
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m ''
+
+drill: build .venv/.deps-test ## the incidents of 2011 and others, replayed, each with a time line
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/drills -m '' -q -rN --capture=no
 
 lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-lint, import contracts
 	$(BIN)/ruff check --quiet .
