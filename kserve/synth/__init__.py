@@ -78,13 +78,14 @@ def scored_at(day: int) -> datetime:
     return FIRST_DAY + timedelta(days=day)
 
 
-def write(out: Path, plan: Plan, progress: Progress | None = None) -> list[Path]:
+def write(out: Path, plan: Plan, progress: Progress | None = None, when: datetime | None = None) -> list[Path]:
     """Writes the profiles of a day.
 
     Args:
         out: a folder that is empty or not there yet. It appears with everything in it, or not at all.
         plan: what to make.
         progress: called as ``progress(rows done, rows in all)``, from another thread, one call after the other.
+        when: aware: when the scores claim to be made; by default when their day was.
 
     Returns:
         The files: parts ``part-00000.parquet`` ..., ``topics.csv``, ``topic_edges.csv``, and ``_manifest.json``.
@@ -95,7 +96,7 @@ def write(out: Path, plan: Plan, progress: Progress | None = None) -> list[Path]
     """
     try:
         with _draft(out) as draft:
-            return [out / name for name in _fill(draft, plan, progress)]
+            return [out / name for name in _fill(draft, plan, progress, when or scored_at(plan.day))]
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error}") from error
 
@@ -118,12 +119,12 @@ def _draft(out: Path) -> Iterator[Path]:
         raise
 
 
-def _fill(folder: Path, plan: Plan, progress: Progress | None) -> list[str]:
+def _fill(folder: Path, plan: Plan, progress: Progress | None, when: datetime) -> list[str]:
     """Writes all files, the manifest last, and gives their names."""
     parts = _write_parts(folder, plan, progress)
     topics, edges, manifest = extra = ["topics.csv", "topic_edges.csv", "_manifest.json"]
     taxonomy.write_files(folder / topics, folder / edges)
-    (folder / manifest).write_text(json.dumps(_manifest(plan, parts), indent=1) + "\n", encoding="utf-8")
+    (folder / manifest).write_text(json.dumps(_manifest(plan, parts, when), indent=1) + "\n", encoding="utf-8")
     return [*(part.name for part in parts), *extra]
 
 
@@ -134,10 +135,10 @@ class _Part(NamedTuple):
     sha256: str
 
 
-def _manifest(plan: Plan, parts: list[_Part]) -> dict[str, Any]:
+def _manifest(plan: Plan, parts: list[_Part], when: datetime) -> dict[str, Any]:
     return {
         "complete": True,
-        "scored_at": f"{scored_at(plan.day):%Y-%m-%dT%H:%M:%SZ}",
+        "scored_at": f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "rows": plan.profiles,
         "parts": [part._asdict() for part in parts],
         "generator": {"name": "kserve synth", "model": 1, **asdict(plan)},

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +374,11 @@ class TestFiles:
             assert part["bytes"] == file.stat().st_size
             assert part["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
             assert part["rows"] == pq.ParquetFile(file).metadata.num_rows
+
+    def test_the_manifest_says_when_the_scores_claim_to_be_made(self, tmp_path):
+        there = timezone(timedelta(hours=2))
+        synth.write(tmp_path / "out", synth.Plan(10), when=datetime(2026, 11, 21, 6, tzinfo=there))
+        assert json.loads((tmp_path / "out/_manifest.json").read_text())["scored_at"] == "2026-11-21T04:00:00Z"
 
     def test_returns_what_it_wrote_in_order(self, tmp_path):
         made = synth.write(tmp_path / "deep/out", synth.Plan(10, rows_per_part=6))
