@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -13,11 +13,13 @@ from aiohttp import web
 
 import kserve
 from kserve.errors import SettingError
-from kserve.serving import logs, openapi, problems
+from kserve.serving import logs, metrics, openapi, problems
+from kserve.serving.pages import StatusPage, status_app
 from kserve.serving.protocol import Runner, assert_c_parser
 from kserve.serving.routes import table
-from kserve.serving.site import Call, Handler, Site, encode, log
+from kserve.serving.site import Call, Front, Handler, Site, encode, log
 from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
 
 if TYPE_CHECKING:
     from kserve._core import Store
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SITE = web.AppKey("site", Site)
 BACKLOG = 1024
 
+Made = Callable[[], tuple[web.Application, Front]]
 Session = Callable[[str], bool]
 """What to do beside serving, given the address; returns whether to go on serving."""
 
@@ -39,6 +42,7 @@ def make_app(store: Store, settings: Settings) -> web.Application:
         _add(app, site, route.method, route.path, route.handler)
     document = encode(openapi.document(routes, settings, kserve.__version__))
     _add(app, site, "GET", "/openapi.json", _constant(document))
+    StatusPage(site).mount(app)
     app.on_cleanup.append(_stop_threads)
     return app
 
@@ -52,17 +56,30 @@ def run(settings: Settings, session: Session | None = None) -> None:
     logs.configure()
     assert_c_parser()
     with kserve.open(settings.data, settings=settings) as store:
-        uvloop.run(_serve(store, settings, session))
+
+        def made() -> tuple[web.Application, Front]:
+            app = make_app(store, settings)
+            return app, app[SITE]
+
+        uvloop.run(_serve(made, settings, session))
 
 
-async def _serve(store: Store, settings: Settings, session: Session | None) -> None:
+def run_status(settings: Settings, session: Session | None = None) -> None:
+    """Serve the status page alone, as :func:`run` serves scores. Raises SettingError if the address cannot be had."""
+    logs.configure()
+    assert_c_parser()
+    uvloop.run(_serve(lambda: status_app(settings), settings, session))
+
+
+async def _serve(made: Made, settings: Settings, session: Session | None) -> None:
     stopped = _stop_signal()
-    app = make_app(store, settings)
-    runner = Runner(app, app[SITE])
+    app, front = made()
+    runner = Runner(app, front)
     await runner.setup()
     try:
         address = await _listen(runner, settings)
-        log.info("listening", address=address, version=store.version, pid=os.getpid())
+        app[SITE].seat.open_to("server", address)
+        log.info("listening", address=address, version=front.version(), pid=os.getpid())
         reason = await _end(stopped, session, address)
         log.info("draining", reason=reason, seconds=settings.drain_timeout)
     finally:
@@ -112,6 +129,17 @@ def _constant(body: bytes) -> Handler:
         return call.constant(body)
 
     return answer
+
+
+async def _watched(app: web.Application) -> AsyncIterator[None]:
+    """Let the other processes of the host see what is served here, as long as it is."""
+    site = app[SITE]
+    if site.follower is not None:
+        site.follower.serves_at("")
+    shower = metrics.Shower(site.seat)
+    shower.start()
+    yield
+    await asyncio.to_thread(shower.stop)
 
 
 async def _stop_threads(app: web.Application) -> None:

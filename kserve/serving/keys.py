@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from kserve.errors import SettingError, StorageError, UnknownKey
 from kserve.snapshots.durable import storage, sync_directory, write_file
@@ -188,7 +189,7 @@ class Keys:
     def _digest(pepper: bytes, key_id: str, secret: str) -> bytes:
         return hmac.digest(pepper, f"{key_id}_{secret}".encode("utf-8", "surrogatepass"), hashlib.sha256)
 
-    def _rows(self, sql: str, *values: str) -> list[tuple[object, ...]]:
+    def _rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
         if not self._database.exists():
             return []
         with self._failing(), closing(self._open()) as connection:
@@ -244,7 +245,7 @@ def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat(timespec="milliseconds")
 
 
-def _key(row: tuple[object, ...]) -> Key:
+def _key(row: tuple[Any, ...]) -> Key:
     key_id, partner, scopes, *times = (None if value is None else str(value) for value in row)
     created, expires, revoked = (None if time is None else datetime.fromisoformat(time) for time in times)
     assert key_id is not None
