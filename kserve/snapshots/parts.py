@@ -154,8 +154,8 @@ def _differing(named: Sequence[Mapping[str, Any]], read: Mapping[str, Mapping[st
         for field in ("rows", "sha256", "bytes"):
             here, there = read[name].get(field), part.get(field)
             if here != there and (field != "bytes" or there is not None):
-                faults.append(f"part {name}: {field} {here}, the manifest says {there}")
-    return faults + [f"part {name} is not in the manifest" for name in read.keys() - set(names)]
+                faults.append(f"part {name}: {field} {here}, the manifest says {there!r}")
+    return faults + [f"part {name} is not in the manifest" for name in sorted(read.keys() - set(names))]
 
 
 def _miscounted(told: Mapping[str, Any], read: Sequence[Mapping[str, Any]]) -> list[str]:
