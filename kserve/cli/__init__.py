@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kserve
-from kserve.cli import building, demo, eligibility, output, reading, server
+from kserve.cli import acts, building, comparing, demo, eligibility, output, publishing, reading, server, status
 from kserve.errors import KserveError, StorageError
 from kserve.namesake import refuse_namesake
 
@@ -20,8 +20,8 @@ INTERRUPTED = 130
 
 HELP = """Influence scores from verified, memory-mapped snapshots.
 
-A pipeline's output becomes a candidate (build), is re-read and announced (publish), and is then read by servers and by
-other processes. Every command takes --json, --data and --help.
+A pipeline's output becomes a candidate (build), passes the gates and is announced (publish), and is then read by
+servers and by other processes; what turns out bad is rolled back. Every command takes --json and --help.
 
 Everything at once, on synthetic profiles:
 
@@ -59,17 +59,43 @@ def _root(
 
 
 for _command in (
+    building.manifest,
     building.build,
-    building.publish,
+    publishing.check,
+    publishing.publish,
+    comparing.diff,
+    status.status,
     reading.history,
+    acts.rollback,
+    acts.pin,
+    acts.unpin,
+    acts.prune,
     reading.show,
     reading.get,
     eligibility.eligible,
-    building.synth,
     server.serve,
+    building.synth,
     demo.demo,
 ):
     app.command(help=_reflowed(_command.__doc__ or ""))(_command)
+
+
+def _add_group(name: str, group: typer.Typer) -> None:
+    """A group of commands, and the groups in it."""
+    app.add_typer(group, name=name)
+    _reflow(group)
+
+
+def _reflow(group: typer.Typer) -> None:
+    for command in group.registered_commands:
+        command.help = _reflowed(getattr(command.callback, "__doc__", "") or "")
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _reflow(inner.typer_instance)
+
+
+for _name, _group in (("quarantine", acts.quarantine_app),):
+    _add_group(_name, _group)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

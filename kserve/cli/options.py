@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from kserve._core import Snapshot
 from kserve.errors import KserveError
 from kserve.records import NETWORKS
 from kserve.settings import Settings, load
-from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.catalog import SNAPSHOT, Catalog
 
 _PROFILE_ID = re.compile(r"0|[1-9][0-9]{0,19}")
 
@@ -25,11 +27,12 @@ def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
     return [version.name for version in versions if version.name.startswith(incomplete)]
 
 
-def setting(name: str, *declarations: str) -> Any:
-    """The flag of a setting, with the help and the default that the setting has."""
+def setting(name: str, *declarations: str, without: str | bool = False) -> Any:
+    """The flag of a setting, with the help and the default that the setting has; ``without``: what None means."""
     field = Settings.model_fields[name]
     default = field.default
-    shown = ("on" if default else "off") if isinstance(default, bool) else str(default)
+    known = ("on" if default else "off") if isinstance(default, bool) else str(default)
+    shown = without if default is None else known
     text = field.description or ""
     flags = declarations or (f"--{name.replace('_', '-')}",)
     return typer.Option(*flags, help=f"{text[:1].upper()}{text[1:]}.", show_default=shown)
@@ -50,6 +53,8 @@ OfVersion = Annotated[
         show_default="the announced one",
     ),
 ]
+By = Annotated[str | None, setting("by", without="user@host")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the log and for those who read it.")]
 Host = Annotated[str | None, setting("host")]
 Port = Annotated[int | None, setting("port")]
 
@@ -57,6 +62,17 @@ Port = Annotated[int | None, setting("port")]
 def catalog(data: Path | None) -> Catalog:
     """The versions of the data directory in force."""
     return Catalog(load(data=data).data)
+
+
+def aware(text: str, flag: str) -> datetime:
+    """A time with a time zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} is no time with a time zone, such as 2026-11-21T04:00:00Z", param_hint=flag)
+    return moment
 
 
 def profile_id(text: str) -> int | None:
@@ -72,3 +88,8 @@ def identity(text: str) -> tuple[str, str] | None:
     except UnicodeEncodeError:
         return None
     return (network, key) if network in NETWORKS and key else None
+
+
+def opened(catalog: Catalog, version: str) -> Snapshot:
+    """A candidate or a published version. Raises UnknownVersion, SnapshotError."""
+    return Snapshot(catalog.folder(version) / SNAPSHOT)

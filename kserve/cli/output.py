@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
 
+from kserve.cli import drawing
 from kserve.errors import KserveError
 
 Report = Callable[[str, int, int], None]
@@ -58,8 +60,24 @@ def card(rows: Iterable[tuple[str, str]]) -> None:
         say(f"{label:<{width}}  {value}")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = (), bold: int = -1) -> None:
-    """A table; the columns in ``right`` are aligned right, and row ``bold`` stands out."""
+def width() -> int:
+    """Columns that a line may take."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else NARROW
+
+
+def ramp() -> str:
+    """Characters of rising height that standard output can show."""
+    try:
+        drawing.BLOCKS.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return drawing.ASCII
+    return drawing.BLOCKS
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = (), bold: Collection[int] = ()
+) -> None:
+    """A table; the columns in ``right`` are aligned right, and the rows with the numbers ``bold`` stand out."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -68,8 +86,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
     for column in columns:
         found.add_column(column, justify="right" if column in right else "left", no_wrap=column == columns[0])
     for number, row in enumerate(rows):
-        found.add_row(*map(Text, row), style="bold" if number == bold else None)
-    console = Console(width=None if sys.stdout.isatty() else NARROW)
+        found.add_row(*map(Text, row), style="bold" if number in bold else None)
+    console = Console(width=width())
     with console.capture() as capture:
         console.print(found)
     for line in capture.get().splitlines():

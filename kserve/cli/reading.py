@@ -10,58 +10,94 @@ import typer
 
 from kserve.cli import options, output
 from kserve.cli.output import clean, moment, points, whole
+from kserve.cli.status import print_acts
 from kserve.errors import NothingPublished, UnknownProfile
 from kserve.records import NETWORKS
 from kserve.serving import models
+from kserve.settings import load
+from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders, State
 
 if TYPE_CHECKING:
     from kserve._core import Snapshot
     from kserve.records import Profile
-    from kserve.snapshots.catalog import Catalog, Version
+    from kserve.snapshots.catalog import Version
 
 
-def history(data: options.Data = None, as_json: options.Json = False) -> None:
+History = Annotated[bool, typer.Option("--log", help="Print all acts: who did what, when and why.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Check that nobody altered the log: each line's chain to the last.")
+]
+
+
+def history(
+    log: History = False, verify: Verify = False, data: options.Data = None, as_json: options.Json = False
+) -> None:
     """List all versions, the latest scores first.
 
     Look here for what is announced, what went before it, and which candidates wait to be published. "Retired" versions
-    were announced before, "published" ones never were; publish announces any of them again.
+    were announced before, "published" ones never were; publish announces any of them again. "Good" ones were watched
+    without a breach: a rollback goes back to the last of them.
 
     Example:
 
       $ kserve history
     """
-    catalog = options.catalog(data)
-    versions = catalog.versions()
-    if as_json:
-        output.emit({"announced": catalog.announced(), "versions": [_version_document(v) for v in versions]})
-    elif not versions:
-        output.say(f"nothing is built yet in {catalog.data}: try `kserve build INPUT`")
+    settings = load(data=data)
+    catalog = Catalog(settings.data)
+    document: dict[str, Any] = {"verified": catalog.log.verify()} if verify else {}
+    if log:
+        acts = catalog.log.entries()
+        document["acts"] = [msgspec.to_builtins(act) for act in acts]
+        if not as_json:
+            print_acts(acts)
     else:
-        _print_history(versions)
+        state = Orders(catalog, settings).state()
+        versions = catalog.versions()
+        document |= {"announced": catalog.announced(), "frozen": state.frozen}
+        document["versions"] = [_version_document(version, state) for version in versions]
+        if not as_json:
+            _print_history(catalog, versions, state)
+    if as_json:
+        output.emit(document)
+    elif verify:
+        output.say(f"{document['verified']:,} acts, each line follows from the one before")
 
 
-def _version_document(version: Version) -> dict[str, Any]:
+def _version_document(version: Version, state: State) -> dict[str, Any]:
     times = {name: value.isoformat() for name, value in asdict(version).items() if hasattr(value, "isoformat")}
     document = asdict(version) | times
-    return {"version": document.pop("name")} | document
+    return {"version": document.pop("name")} | document | _marks(version.name, state)
 
 
-def _print_history(versions: list[Version]) -> None:
-    announced = [version.state == "announced" for version in versions]
+def _marks(name: str, state: State) -> dict[str, bool]:
+    return {
+        "good": name in state.good,
+        "pinned": state.pin is not None and state.pin.version == name,
+        "quarantined": any(one.version == name for one in state.quarantined.values()),
+    }
+
+
+def _print_history(catalog: Catalog, versions: list[Version], state: State) -> None:
+    if not versions:
+        output.say(f"nothing is built yet in {catalog.data}: try `kserve build INPUT`")
+        return
     rows = [
         (
-            f"{version.name} {'*' if live else ''}",
+            f"{version.name} {'*' if version.state == 'announced' else ''}",
             version.state,
+            ", ".join(mark for mark, true in _marks(version.name, state).items() if true),
             moment(version.scored_at),
             whole(version.profiles),
             output.size(version.file_bytes),
             moment(version.announced_at),
         )
-        for version, live in zip(versions, announced, strict=True)
+        for version in versions
     ]
-    columns = ("version", "state", "scored at", "profiles", "size", "announced at")
-    output.table(columns, rows, right=("profiles", "size"), bold=announced.index(True) if any(announced) else -1)
-    if any(announced):
+    announced = [number for number, version in enumerate(versions) if version.state == "announced"]
+    columns = ("version", "state", "marks", "scored at", "profiles", "size", "announced at")
+    output.table(columns, rows, right=("profiles", "size"), bold=announced)
+    if announced:
         output.say("* announced: this one is served")
 
 
@@ -133,7 +169,9 @@ def _print_sections(manifest: dict[str, Any]) -> None:
     lengths["header and padding"] = manifest["file_bytes"] - sum(lengths.values())
     lengths["whole file"] = manifest["file_bytes"]
     rows = [(name, f"{length:,}", f"{length / profiles:.1f}") for name, length in lengths.items()]
-    output.table(("section", "bytes", "bytes a profile"), rows, right=("bytes", "bytes a profile"), bold=len(rows) - 1)
+    output.table(
+        ("section", "bytes", "bytes a profile"), rows, right=("bytes", "bytes a profile"), bold=[len(rows) - 1]
+    )
 
 
 def get(
