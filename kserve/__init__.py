@@ -28,7 +28,7 @@ from kserve.records import Changes, Identity, Profile, Scores, Status, Topic, To
 from kserve.rule import Rule
 from kserve.settings import Settings, load
 from kserve.snapshots.catalog import Catalog
-from kserve.snapshots.watch import Follower, prepared
+from kserve.snapshots.watch import Follower, Gate, in_force
 
 __version__ = "0.1.0"
 
@@ -67,7 +67,8 @@ def open(data: str | PathLike[str] | None = None, *, settings: Settings | None =
     refuse_namesake()
     settings = settings or load()
     catalog = Catalog(settings.data if data is None else data)
-    store = Store(prepared(catalog, None, settings))
-    follower = Follower(store, catalog, settings)
+    gate = Gate(catalog, settings)
+    store = Store(in_force(catalog, settings, gate))
+    follower = Follower(store, catalog, settings, gate)
     store.on_close(follower.stop)
     return store

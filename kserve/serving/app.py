@@ -42,7 +42,9 @@ def make_app(store: Store, settings: Settings) -> web.Application:
         _add(app, site, route.method, route.path, route.handler)
     document = encode(openapi.document(routes, settings, kserve.__version__))
     _add(app, site, "GET", "/openapi.json", _constant(document))
+    _add(app, site, "GET", "/metrics", metrics.page(Catalog(settings.data), settings))
     StatusPage(site).mount(app)
+    app.cleanup_ctx.append(_watched)
     app.on_cleanup.append(_stop_threads)
     return app
 
@@ -78,7 +80,8 @@ async def _serve(made: Made, settings: Settings, session: Session | None) -> Non
     await runner.setup()
     try:
         address = await _listen(runner, settings)
-        app[SITE].seat.open_to("server", address)
+        if SITE in app:
+            app[SITE].seat.open_to("server", address)
         log.info("listening", address=address, version=front.version(), pid=os.getpid())
         reason = await _end(stopped, session, address)
         log.info("draining", reason=reason, seconds=settings.drain_timeout)

@@ -1,4 +1,4 @@
-"""Is the process alive, and does its snapshot answer rightly?"""
+"""Is the process alive, does its snapshot answer rightly, and what do the others on this host serve?"""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from msgspec import UNSET
 
+from kserve._roster import SeatView
 from kserve.errors import KserveError
-from kserve.serving.models import Health, Ready
+from kserve.serving.models import Health, Process, Ready, Staged
 from kserve.serving.problems import Problem
 from kserve.serving.site import Call, Handler, Site
 
@@ -51,9 +53,26 @@ def readiness() -> Handler:
         if call.site.draining:
             raise Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
         _check_known_answer(call.snapshot)
-        return call.json(Ready("ready", call.version, await resident.share(call.site, call.snapshot)))
+        share = await resident.share(call.site, call.snapshot)
+        return call.json(Ready("ready", call.version, share, await _processes(call.site)))
 
     return ready
+
+
+async def _processes(site: Site) -> list[Process]:
+    """Who reads from the same data directory; a roster that cannot be read makes nobody unready."""
+    try:
+        seats = await asyncio.get_running_loop().run_in_executor(site.slow, site.roster.seats)
+    except OSError:
+        return []
+    return [_process(seat) for seat in seats]
+
+
+def _process(seat: SeatView) -> Process:
+    staged = None
+    if seat.staged is not None:
+        staged = Staged(seat.staged, seat.staged_state, seat.refused or UNSET)
+    return Process(seat.pid, seat.role, seat.version, staged, seat.resident)
 
 
 def _check_known_answer(snapshot: Snapshot) -> None:

@@ -197,12 +197,34 @@ class Health(Struct, frozen=True):
     status: Literal["ok"]
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Staged(Struct, frozen=True):
+    """The version that is made ready before it is announced, and how far this process is; `reason` when refused."""
+
+    version: str
+    state: Annotated[str, Meta(pattern="^(preparing|ready|refused)$")]
+    reason: str | UnsetType = UNSET
+
+
+class Process(Struct, frozen=True):
+    """A process of this host that reads from the same data directory, and what it serves now."""
+
+    pid: int
+    role: Annotated[str, Meta(pattern="^(server|reader)$")]
+    version: str | None
+    staged: Staged | None
+    resident: Share | None
+
+
 class Ready(Struct, frozen=True):
     """The snapshot answers a known question rightly. `resident`: the share of it that is in memory, 0 to 1."""
 
     status: Literal["ready"]
     version: Version
-    resident: Annotated[float, Meta(ge=0, le=1)]
+    resident: Share
+    processes: list[Process]
 
 
 class ProblemDocument(Struct, frozen=True):

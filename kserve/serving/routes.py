@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -18,9 +18,6 @@ from kserve.serving import bodies, health, models
 from kserve.serving.problems import Problem
 from kserve.serving.site import Call, Handler
 
-if TYPE_CHECKING:
-    from kserve._core import Snapshot
-
 TOPICS_PER_PAGE = 100
 MAX_TOPICS_PER_PAGE = 1000
 
@@ -31,7 +28,7 @@ _ELIGIBILITY = msgspec.json.Decoder(models.EligibilityRequest)
 async def score(call: Call) -> web.Response:
     """GET /v3/scores/{id}. The hot route: one look-up, one small object, one encode."""
     text = call.request.match_info["id"]
-    row, points, day, week, month = call.snapshot.core(bodies.path_id(text))
+    row, points, day, week, month = call.core(bodies.path_id(text))
     etag = f'"{call.version}-{row}"'
     unchanged = call.unchanged(etag)
     if unchanged is not None:
@@ -48,14 +45,15 @@ async def batch(call: Call) -> web.Response:
     settings = call.site.settings
     request = await bodies.decode(call.request, settings, _BATCH)
     bodies.check_count(request.ids, settings.batch_limit)
-    return call.json(models.Batch(call.version, batch_items(call.snapshot, request.ids)))
+    return call.json(models.Batch(call.version, batch_items(call, request.ids)))
 
 
-def batch_items(snapshot: Snapshot, ids: list[Any]) -> list[models.BatchItem]:
+def batch_items(call: Call, ids: list[Any]) -> list[models.BatchItem]:
     """One item for each id, in the order asked; the valid ones are looked up together."""
     parsed = [bodies.parse_id(item) if isinstance(item, str) else None for item in ids]
     wanted = np.array([value for value in parsed if value is not None], dtype=np.uint64)
-    found = snapshot.get_many(wanted, changes=True)
+    found = call.snapshot.get_many(wanted, changes=True)
+    call.site.seat.answered_many(call.version, wanted, found.values, found.status)
     assert found.changes is not None
     rows = zip(found.status.tolist(), found.values.tolist(), found.changes.tolist(), strict=True)
     return [
@@ -85,7 +83,7 @@ def _batch_item(text: str, status: int, points: float, changes: list[float]) -> 
 async def profile(call: Call) -> web.Response:
     """GET /v3/profiles/{id}."""
     profile_id = bodies.path_id(call.request.match_info["id"])
-    row = call.snapshot.core(profile_id)[0]
+    row = call.core(profile_id)[0]
     etag = f'"{call.version}-{row}-profile"'
     return call.unchanged(etag) or call.cacheable(models.Profile.of(call.snapshot.get(profile_id)), etag)
 
@@ -114,7 +112,7 @@ async def eligibility(call: Call) -> web.Response:
     request = await bodies.decode(call.request, settings, _ELIGIBILITY)
     bodies.check_count(request.ids, settings.batch_limit)
     rule = Rule.of(request.rule)
-    results = [_eligibility_item(call.snapshot, rule, item) for item in request.ids]
+    results = [_eligibility_item(call, rule, item) for item in request.ids]
     answer = models.Eligibility(call.version, results)
     if request.count:
         loop = asyncio.get_running_loop()
@@ -123,11 +121,12 @@ async def eligibility(call: Call) -> web.Response:
     return call.json(answer)
 
 
-def _eligibility_item(snapshot: Snapshot, rule: Rule, item: Any) -> models.EligibilityItem:
+def _eligibility_item(call: Call, rule: Rule, item: Any) -> models.EligibilityItem:
     profile_id = bodies.parse_id(item) if isinstance(item, str) else None
     if profile_id is None:
         return models.EligibilityItem(bodies.shown(item), False, ["invalid"], bodies.why_invalid(item))
-    failed = list(snapshot.explain(rule, profile_id))
+    failed = list(call.snapshot.explain(rule, profile_id))
+    call.site.seat.asked(call.version, profile_id, not failed)
     return models.EligibilityItem(item, not failed, failed)
 
 

@@ -15,11 +15,14 @@ from aiohttp import web
 from msgspec import UNSET
 from multidict import istr
 
-from kserve.errors import KserveError
+from kserve._roster import Roster, Seat
+from kserve.errors import KserveError, UnknownProfile
 from kserve.serving import problems
 from kserve.serving.models import ProblemDocument
 from kserve.serving.problems import Problem
 from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.watch import follower_of
 
 if TYPE_CHECKING:
     from kserve._core import Snapshot, Store
@@ -90,6 +93,10 @@ class Site(Front):
     def __init__(self, store: Store, settings: Settings) -> None:
         super().__init__(settings)
         self.store = store
+        self.follower = follower_of(store)
+        self.seat = Seat(None, "server") if self.follower is None else self.follower.seat
+        """Where what is answered is counted, for other processes to see."""
+        self.roster = Roster(Catalog(settings.data).roster)
         self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
         self.cache_control = f"max-age={settings.cache_seconds}"
 
@@ -131,6 +138,16 @@ class Call:
         self.snapshot = snapshot
         self.version = snapshot.version
         self.id = site.request_id(request)
+
+    def core(self, profile_id: int) -> tuple[int, float | None, float | None, float | None, float | None]:
+        """(slot, score, day, week, month change) of a profile, counted as an answer. Raises UnknownProfile."""
+        try:
+            found = self.snapshot.core(profile_id)
+        except UnknownProfile:
+            self.site.seat.unknown(self.version, profile_id)
+            raise
+        self.site.seat.answered(self.version, profile_id, found[1])
+        return found
 
     def json(self, answer: Any) -> web.Response:
         """An answer that is not to be kept."""
@@ -184,10 +201,12 @@ def matches(wanted: str, etag: str) -> bool:
 def _logged(error: KserveError, call: Call) -> Problem:
     problem = problems.of_kserve(error)
     if problem.kind.status >= 500:
+        call.site.seat.failed(call.version)
         log.error("request failed", request_id=call.id, version=call.version, error=str(error))
     return problem
 
 
 def _unexpected(error: Exception, call: Call) -> Problem:
+    call.site.seat.failed(call.version)
     log.error("request failed", request_id=call.id, version=call.version, exc_info=error)
     return problems.internal()

@@ -1,0 +1,158 @@
+"""What is served, counted: each server shows its counts to all, and every server tells the counts of all as metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from kserve._roster import Roster, Seat, SeatView, Served
+from kserve.errors import KserveError
+from kserve.serving.site import Call, Handler, respond
+from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders
+
+SHOWN_SECONDS = 0.1
+"""How often a process shows what it has counted."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+KINDS = ("scored", "unscored", "unknown")
+
+
+class Shower(threading.Thread):
+    """Copies the counts of a seat to where others see them: in a thread, because the copy may wait for the disk."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(name="kserve-counts", daemon=True)
+        self._seat = seat
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Until :meth:`stop`."""
+        while not self._stopped.wait(SHOWN_SECONDS):
+            self._seat.flush()
+
+    def stop(self) -> None:
+        """Show the last counts, and end."""
+        self._stopped.set()
+        self.join(timeout=1)
+        self._seat.flush()
+
+
+class Processes(Collector):
+    """The roster, the log and the manifests of one data directory as metrics."""
+
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
+        self._orders = Orders(catalog, settings)
+        self._roster = Roster(catalog.roster)
+
+    def collect(self) -> Iterator[Metric]:
+        """All of docs/http-api.md, Metrics."""
+        seats = self._roster.seats()
+        yield _info(seats)
+        yield _resident(seats)
+        yield _staged(seats)
+        yield from _served(seats)
+        yield from self._in_force()
+
+    def _in_force(self) -> Iterator[Metric]:
+        state = self._orders.state()
+        yield _gauge("kserve_pinned", "Whether a version is pinned.", float(state.pin is not None))
+        yield _gauge("kserve_frozen", "Whether the sentinel waits for a human.", float(state.frozen))
+        orders = [entry.at for entry in self._catalog.log.entries() if entry.act in ("announce", "rollback")]
+        if orders:
+            yield _gauge(
+                "kserve_announced_timestamp_seconds", "When a version was last ordered.", orders[-1].timestamp()
+            )
+        try:
+            with self._catalog.open() as snapshot:
+                age = time.time() - snapshot.scored_at / 1e6
+        except (KserveError, OSError):
+            return  # no age is better than a wrong one
+        yield _gauge("kserve_snapshot_age_seconds", "Time since the announced version was scored.", age)
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=value)
+
+
+def _info(seats: list[SeatView]) -> Metric:
+    family = GaugeMetricFamily(
+        "kserve_process_version_info", "The version that a process serves.", labels=("pid", "role", "version")
+    )
+    for seat in seats:
+        family.add_metric((str(seat.pid), seat.role, seat.version or ""), 1.0)
+    return family
+
+
+def _resident(seats: list[SeatView]) -> Metric:
+    family = GaugeMetricFamily(
+        "kserve_process_resident_ratio", "Share of the served file that is in memory.", labels=("pid",)
+    )
+    for seat in seats:
+        if seat.resident is not None:
+            family.add_metric((str(seat.pid),), seat.resident)
+    return family
+
+
+def _staged(seats: list[SeatView]) -> Metric:
+    family = GaugeMetricFamily(
+        "kserve_staged", "Processes by what they say of a staged version.", labels=("version", "state")
+    )
+    staged = [(seat.staged, seat.staged_state) for seat in seats if seat.staged is not None]
+    for version, state in dict.fromkeys(staged):
+        family.add_metric((version, state), staged.count((version, state)))
+    return family
+
+
+def _served(seats: list[SeatView]) -> Iterator[Metric]:
+    totals: dict[str, Served] = {}
+    for seat in seats:
+        for version, served in ((seat.version, seat.served), (seat.previous, seat.previous_served)):
+            if version is not None and seat.role == "server":
+                totals[version] = add(totals.get(version), served)
+    answers = CounterMetricFamily(
+        "kserve_served_answers", "Profile ids that were answered for, by version.", labels=("version", "kind")
+    )
+    asked = CounterMetricFamily(
+        "kserve_served_eligibility", "Profiles whose eligibility was answered, by version.", labels=("version", "kind")
+    )
+    lowest = CounterMetricFamily(
+        "kserve_served_lowest", "Answers with a score of 1.00, by version.", labels=("version",)
+    )
+    errors = CounterMetricFamily("kserve_served_errors", "Requests that failed, by version.", labels=("version",))
+    for version, served in totals.items():
+        for kind in KINDS:
+            answers.add_metric((version, kind), getattr(served, kind))
+        asked.add_metric((version, "eligible"), served.eligible)
+        asked.add_metric((version, "not_eligible"), served.asked - served.eligible)
+        lowest.add_metric((version,), served.lowest)
+        errors.add_metric((version,), served.errors)
+    yield from (answers, lowest, asked, errors)
+
+
+def add(one: Served | None, other: Served) -> Served:
+    """The counts of both."""
+    return other if one is None else Served(*map(sum, zip(one, other, strict=True)))
+
+
+def page(catalog: Catalog, settings: Settings) -> Handler:
+    """GET /metrics in Prometheus' text form; rendered off the event loop."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Processes(catalog, settings))
+
+    async def metrics(call: Call) -> web.Response:
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(call.site.slow, generate_latest, registry)
+        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
+        return respond(200, text, headers, call.id, call.version)
+
+    return metrics
