@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -227,9 +227,10 @@ class Catalog:
     @contextmanager
     def publishing(self) -> Iterator[None]:
         """One publisher at a time: for a whole cycle. The lock ends with the process. Raises Busy, StorageError."""
-        with storage(f"preparing {self.data}"):
-            self.data.mkdir(parents=True, exist_ok=True)
-        with lock(self.data / "LOCK", "publishing"):
+        with ExitStack() as held:
+            with storage(f"preparing {self.data}"):
+                self.data.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock(self.data / "LOCK", "publishing"))
             yield
 
     def reread(self, version: str, progress: Progress | None = None) -> Snapshot:

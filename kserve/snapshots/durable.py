@@ -56,6 +56,9 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a small file: readers see the old content or the new, never neither. Raises OSError."""
+    for left in path.parent.glob(f".{path.name}.*-*"):
+        if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
+            left.unlink(missing_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         write_file(fresh, content)
@@ -64,6 +67,10 @@ def replace_file(path: Path, content: bytes) -> None:
         fresh.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _is_alive(pid: str) -> bool:
+    return os.path.exists(f"/proc/{pid}")
 
 
 @contextmanager

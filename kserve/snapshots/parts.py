@@ -65,7 +65,11 @@ def _may_be_part(file: Path) -> bool:
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if _may_be_part(entry) and entry.name not in TAXONOMY_FILES)
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot be listed: {error.strerror}", file=folder) from error
+    entries = [entry for entry in there if _may_be_part(entry) and entry.name not in TAXONOMY_FILES]
     for entry in entries:
         if not entry.is_file():
             raise InputError(
