@@ -39,8 +39,6 @@ class Gates(BaseModel):
     moved_far: float = Field(0.001, ge=0, description="share of profiles that may move more than 10 points")
     group_mean: float = Field(2.0, ge=0, description="points that the mean of a group may move beyond that of all")
     cluster: int = Field(8, ge=2, description="profiles of one region, topic, network or id range that are a cluster")
-    cluster_odds: float = Field(6.0, ge=0, description="digits of the odds against chance that a cluster needs")
-    cluster_ratio: float = Field(3.0, ge=1, description="times as many as expected that a cluster needs")
     coverage: float = Field(0.005, ge=0, description="loss of the share of profiles with a location or with topics")
     group_coverage: float = Field(0.05, ge=0, description="relative loss of profiles in a region, topic or network")
     drift_mean: float = Field(0.02, ge=0, description="relative distance of the mean from the rolling baseline")

@@ -62,13 +62,13 @@ def check(
     now = now or datetime.now(UTC)
     limits = limits_of(settings, model)
     accepted = _in_force(acceptances, now)
-    compared = None if live is None else compare(live, candidate, progress)
+    compared = None if live is None else compare(live, candidate, progress, least=limits.cluster)
     case = Case(
         candidate=candidate,
         manifest=manifest,
         live=live,
         live_manifest=live_manifest or {},
-        new=portrait(candidate) if compared is None else compared.new,
+        new=portrait(candidate, progress) if compared is None else compared.new,
         comparison=compared,
         history=history,
         settings=settings,

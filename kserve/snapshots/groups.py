@@ -8,7 +8,7 @@ import numpy as np
 
 from kserve.snapshots import shapes, words
 from kserve.snapshots.judging import Case, Measure
-from kserve.snapshots.measures import Cluster, Comparison, Counts, Groups, Moves, Portrait
+from kserve.snapshots.measures import Comparison, Counts, Groups, Moves, Portrait
 
 SAMPLED = 100
 """Profiles that an id range needs to have a mean: it is a sample already."""
@@ -118,22 +118,13 @@ def table(case: Case, what: str, old: Collection[str], new: Collection[str]) -> 
 
 
 def clusters(case: Case, both: Comparison, *events: str) -> Iterator[Measure]:
-    """Places where something happened so much more often than elsewhere that it cannot be chance."""
-    limits = case.limits
+    """Places where something happened far more often than elsewhere; chance does not make them."""
+    least = case.limits.cluster
     for found in both.clusters:
-        if (
-            found.event in events
-            and -found.log10_p >= limits.cluster_odds
-            and found.cases >= limits.cluster_ratio * found.expected
-        ):
-            yield _concentrated(found, limits.cluster)
-
-
-def _concentrated(found: Cluster, limit: int) -> Measure:
-    reason = (
-        f"concentrated in {found.where}: {words.count(found.cases)} of {words.count(found.profiles)} profiles"
-        f" {EVENTS[found.event]}; {words.count(found.expected)} expected"
-    )
-    return Measure(
-        found.cases, limit - 1, f"{words.count(found.cases)} in {found.where}", f"{limit} in one place", reason
-    )
+        if found.event in events:
+            reason = (
+                f"concentrated in {found.where}: {words.count(found.cases)} of {words.count(round(found.profiles))}"
+                f" profiles {EVENTS[found.event]}; {words.count(found.expected)} expected"
+            )
+            figure = f"{words.count(found.cases)} in {found.where}"
+            yield Measure(found.cases, least - 1, figure, f"fewer than {least} in one place", reason)
