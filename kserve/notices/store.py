@@ -101,8 +101,7 @@ CREATE TABLE deliveries (
   finished_at TEXT,
   PRIMARY KEY (event, endpoint)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX deliveries_due ON deliveries (due_at) WHERE state = 'pending';
-CREATE INDEX deliveries_of_an_endpoint ON deliveries (endpoint, state);
+CREATE INDEX deliveries_due ON deliveries (endpoint, due_at) WHERE state = 'pending';
 
 CREATE TABLE attempts (
   event TEXT NOT NULL,
@@ -178,34 +177,39 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction that sees the newest state and excludes other writers; inner ones are part of the outermost.
+        """A transaction that sees the newest state and excludes other writers. It may have others inside it.
 
-        It is undone as a whole when an exception leaves it. Raises StorageError, Busy.
+        It is undone, with what is inside it, when an exception leaves it. Raises StorageError, Busy.
         """
         with self._lock:
-            if self._depth == 0:
-                with _failures(f"writing {self.path}"):
-                    self._connection.execute("BEGIN IMMEDIATE")
+            outermost = self._depth == 0
+            self._do("BEGIN IMMEDIATE" if outermost else f"SAVEPOINT inner{self._depth}")
             self._depth += 1
             try:
                 yield
             except BaseException:
-                self._end("ROLLBACK")
+                self._depth -= 1
+                with contextlib.suppress(sqlite3.Error):  # SQLite has undone it already when the disk failed
+                    self._undo()
                 raise
-            self._end("COMMIT")
+            self._depth -= 1
+            try:
+                self._do("COMMIT" if outermost else f"RELEASE inner{self._depth}")
+            except KserveError:
+                with contextlib.suppress(sqlite3.Error):
+                    self._undo()
+                raise
 
-    def _end(self, statement: str) -> None:
-        self._depth -= 1
-        if self._depth:
-            return
-        try:
-            with _failures(f"writing {self.path}"):
-                self._connection.execute(statement)
-        except KserveError:
-            with contextlib.suppress(sqlite3.Error):  # SQLite has undone it already when the disk failed
-                self._connection.execute("ROLLBACK")
-            if statement == "COMMIT":
-                raise
+    def _do(self, statement: str) -> None:
+        with _failures(f"writing {self.path}"):
+            self._connection.execute(statement)
+
+    def _undo(self) -> None:
+        if self._depth == 0:
+            self._connection.execute("ROLLBACK")
+        else:
+            self._connection.execute(f"ROLLBACK TO inner{self._depth}")
+            self._connection.execute(f"RELEASE inner{self._depth}")
 
     def fact(self, name: str) -> str | None:
         """A single value that is kept under a name."""
