@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     by: str | None = Field(None, description="who acts, in the log")
     public_url: str | None = Field(None, description="address of this site in feeds and webhooks")
     webhook_private: bool = Field(False, description="allow webhooks to private addresses")
+    console: bool = Field(True, description="serve the console, for those who have a key for it")
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(8080, ge=0, le=65535, description="port to serve on; 0 lets the system choose")
     batch_limit: int = Field(1000, ge=1, le=100_000, description="ids in one batch request")

@@ -14,6 +14,7 @@ from aiohttp import web
 import kserve
 from kserve.errors import SettingError
 from kserve.serving import logs, metrics, openapi, problems
+from kserve.serving.console import Console
 from kserve.serving.pages import StatusPage, status_app
 from kserve.serving.protocol import Runner, assert_c_parser
 from kserve.serving.routes import table
@@ -44,6 +45,8 @@ def make_app(store: Store, settings: Settings) -> web.Application:
     _add(app, site, "GET", "/openapi.json", _constant(document))
     _add(app, site, "GET", "/metrics", metrics.page(Catalog(settings.data), settings))
     StatusPage(site).mount(app)
+    if settings.console:
+        Console(site).mount(app)
     app.cleanup_ctx.append(_watched)
     app.on_cleanup.append(_stop_threads)
     return app

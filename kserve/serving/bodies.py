@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -12,6 +13,9 @@ from kserve.serving.problems import MAX_ECHO, Problem
 from kserve.settings import Settings
 
 T = TypeVar("T")
+
+MAX_FIELDS = 32
+"""Fields of a form."""
 
 _CUT_SHORT = "the client went away before its body was whole"
 
@@ -73,6 +77,19 @@ async def decode(request: web.Request, settings: Settings, decoder: msgspec.json
     except msgspec.DecodeError as error:
         position = "" if "(byte " in str(error) else f" (byte {len(body)})"
         raise Problem("bad-json", f"{error}{position}") from None
+
+
+async def form(request: web.Request, settings: Settings) -> dict[str, str]:
+    """The fields of a form that a page of ours was sent back with. Raises Problem, as :func:`decode` does."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Problem("unsupported-media-type", "send the form as application/x-www-form-urlencoded")
+    if (request.content_length or 0) > settings.body_limit:
+        raise _too_large(settings.body_limit)
+    body = await _read(request, settings)
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError:
+        raise Problem("malformed-request", "the form cannot be read") from None
 
 
 def check_count(ids: list[Any], limit: int) -> None:
