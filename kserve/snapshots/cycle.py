@@ -250,6 +250,7 @@ def checked(
         snapshot,
         catalog.manifest(snapshot.version),
         live=against,
+        live_manifest=None if against is None else catalog.manifest(against.version),
         history=[report.new for report in history if report is not None],
         settings=settings,
         first=request.first,
