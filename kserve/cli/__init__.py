@@ -11,7 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import kserve
-from kserve.cli import acts, building, comparing, demo, eligibility, output, publishing, reading, server, status
+from kserve.cli import (
+    acts,
+    apikeys,
+    building,
+    comparing,
+    demo,
+    eligibility,
+    output,
+    pages,
+    publishing,
+    reading,
+    server,
+    status,
+)
 from kserve.errors import KserveError, StorageError
 from kserve.namesake import refuse_namesake
 
@@ -74,6 +87,7 @@ for _command in (
     reading.get,
     eligibility.eligible,
     server.serve,
+    pages.status_page,
     building.synth,
     demo.demo,
 ):
@@ -94,7 +108,7 @@ def _reflow(group: typer.Typer) -> None:
             _reflow(inner.typer_instance)
 
 
-for _name, _group in (("quarantine", acts.quarantine_app),):
+for _name, _group in (("quarantine", acts.quarantine_app), ("keys", apikeys.keys_app)):
     _add_group(_name, _group)
 
 
