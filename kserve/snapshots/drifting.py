@@ -32,8 +32,8 @@ def _centre(case: Case, new: Figures, known: Sequence[Figures], since: str) -> I
         threshold = f"± {words.percent(limits.drift_mean)}"
         yield Measure(abs(change), limits.drift_mean, words.percent(change, sign=True), threshold, reason)
     found = shapes.psi(pooled, np.array(new.histogram))
-    reason = f"the scores are spread differently from those {since}: PSI {words.number(found.value)}"
-    figure, limit = f"PSI {words.number(found.value)}", limits.drift_psi
+    figure, limit = f"PSI {found.value:.4f}", limits.drift_psi
+    reason = f"between the distribution of the scores and that {since} is {figure}"
     yield Measure(found.value, limit + found.chance, figure, words.number(limit), reason)
 
 

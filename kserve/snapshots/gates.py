@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,28 +104,27 @@ def removed(case: Case, both: Comparison) -> Judgement:
 def nulls(case: Case, both: Comparison) -> Judgement:
     """The share of nulls in each column of the input; fewer of them warn: a default may have filled them in."""
     limit = case.share(case.limits.nulls)
-    measures = [Measure(0.0, limit, "0 pp", f"+{words.percent(limit)}", "no column has more nulls")]
+    measures = [Measure(0.0, limit, "0 pp", words.more_percent(limit), "no column of the input has more nulls")]
     for column in sorted(input_columns(case.live_manifest) & input_columns(case.manifest) & both.new.nulls.keys()):
         old, new = both.old.nulls[column] / both.old.profiles, both.new.nulls[column] / both.new.profiles
-        measures += _growth(f"of the values of {column} are null", old, new, limit)
-    return judge(*measures)
+        measures.append(_growth(f"of the values of {column} are null", old, new, limit))
+    return judge(*sorted(measures, key=lambda measure: measure.strain, reverse=True))
 
 
 def unscored(case: Case, both: Comparison) -> Judgement:
     """The share of profiles without a score."""
     old, new = both.old.unscored / both.old.profiles, both.new.unscored / both.new.profiles
     limit = case.share(case.limits.unscored)
-    measures = _growth("of the profiles are unscored", old, new, limit)
-    return judge(*measures, *groups.clusters(case, both, "unscored"))
+    return judge(_growth("of the profiles are unscored", old, new, limit), *groups.clusters(case, both, "unscored"))
 
 
-def _growth(what: str, old: float, new: float, limit: float) -> list[Measure]:
+def _growth(what: str, old: float, new: float, limit: float) -> Measure:
     """A share that grows holds; one that falls as much warns."""
     reason = f"{words.percent(new)} {what} (before: {words.percent(old)})"
     figure, threshold = words.more_percent(new - old), words.more_percent(limit)
-    if new >= old:
-        return [Measure(new - old, limit, figure, threshold, reason)]
-    return [Measure(old - new, np.inf, figure, threshold, f"{reason}: were missing ones filled in?", limit)]
+    if new >= old - limit:
+        return Measure(max(new - old, 0.0), limit, figure, threshold, reason)
+    return Measure(old - new, math.inf, figure, threshold, f"{reason}: were missing ones filled in?", limit)
 
 
 def mass(case: Case, both: Comparison) -> Judgement:
@@ -195,8 +195,8 @@ def centre(case: Case, both: Comparison) -> Judgement:
 def shape(case: Case, both: Comparison) -> Judgement:
     """The distribution of scores: of all, of each region, of each big topic."""
     return judge(
-        groups.ks(case, "all profiles", both.old.histogram, both.new.histogram),
         groups.psi(case, "all profiles", shapes.by_points(both.old.histogram), shapes.by_points(both.new.histogram)),
+        groups.ks(case, "all profiles", both.old.histogram, both.new.histogram),
         *groups.shapes_of(case, both.old.regions, both.new.regions),
         *groups.shapes_of(case, both.old.topics, both.new.topics),
     )
@@ -221,13 +221,15 @@ def movement(case: Case, both: Comparison) -> Judgement:
 def coverage(case: Case, both: Comparison) -> Judgement:
     """Locations, topics and identities are as many as they were, everywhere."""
     assert case.live is not None
+    locations = groups.table(case, "locations", case.live.locations(), case.candidate.locations())
+    topics = groups.table(case, "topics", *([topic.slug for topic in s.topics()] for s in (case.live, case.candidate)))
     return judge(
         *groups.covered(case, both),
+        locations,
+        topics,
         *groups.losses(case, "region", both.old.regions, both.new.regions),
         *groups.losses(case, "topic", both.old.topics, both.new.topics),
         *groups.losses(case, "network", both.old.networks, both.new.networks),
-        groups.table(case, "locations", case.live.locations(), case.candidate.locations()),
-        groups.table(case, "topics", *([topic.slug for topic in s.topics()] for s in (case.live, case.candidate))),
         *groups.clusters(case, both, "topics", "location"),
     )
 
@@ -245,15 +247,25 @@ def golden(case: Case) -> Judgement:
 def fresh(case: Case) -> Judgement:
     """When the scores were made."""
     made, oldest = case.new.scored_at, case.limits.cadences * timedelta(hours=case.settings.cadence)
-    age = case.now - made
+    age, told = case.now - made, case.manifest.get("input") or {}
+    figure, threshold = _hours(age), f"newer than live, at most {_hours(oldest)}"
     faults = []
     if case.comparison is not None and made <= case.comparison.old.scored_at:
-        faults.append(f"scored at {made:%F %T}, not after the live version ({case.comparison.old.scored_at:%F %T})")
+        faults.append(
+            f"scored at {_moment(made)}, not after the live version ({_moment(case.comparison.old.scored_at)})"
+        )
     if age < -FUTURE:
-        faults.append(f"scored at {made:%F %T}, which is in the future")
+        faults.append(f"scored at {_moment(made)}, which is in the future")
     if age > oldest:
         faults.append(f"the scores are {_hours(age)} old")
-    return plain(faults, _hours(age), f"newer than live, at most {_hours(oldest)}", f"scored at {made:%F %T}")
+    if not faults and case.manifest["scored_at_from"] == "option" and "scored_at" in told:
+        reason = f"scored at {_moment(made)}, as --scored-at says; the pipeline's manifest says {told['scored_at']}"
+        return plain([reason], figure, threshold, "", "warn")
+    return plain(faults, figure, threshold, f"scored at {_moment(made)}")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _hours(duration: timedelta) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from kserve.snapshots import shapes, words
 from kserve.snapshots.judging import Case, Measure
@@ -12,6 +13,11 @@ from kserve.snapshots.measures import Comparison, Counts, Groups, Moves, Portrai
 
 SAMPLED = 100
 """Profiles that an id range needs to have a mean: it is a sample already."""
+
+HALF = 0.5
+"""Of a profile, added to every bin, so that each has a logarithm."""
+
+Places = npt.NDArray[np.int64]
 
 EVENTS = {
     "moved": "moved more than 10 points",
@@ -25,29 +31,51 @@ EVENTS = {
 def psi(case: Case, who: str, old: Counts, new: Counts) -> Measure:
     """By whole points. What chance may do is added to the limits: only small groups feel it."""
     found, limits = shapes.psi(old, new), case.limits
-    reason = f"the scores of {who} are spread differently: PSI {words.number(found.value)}"
+    figure = f"PSI {found.value:.4f}"
+    reason = f"between the distributions of the scores of {who} is {figure}"
     hold, warn = limits.psi + found.chance, limits.psi_warn + found.chance
-    return Measure(found.value, hold, f"PSI {words.number(found.value)}", words.number(limits.psi), reason, warn)
+    return Measure(found.value, hold, figure, words.number(limits.psi), reason, warn)
 
 
 def ks(case: Case, who: str, old: Counts, new: Counts) -> Measure:
     """By whatever bins there are."""
     found, limits = shapes.ks(old, new), case.limits
-    reason = f"the cumulated scores of {who} are {words.percent(found.value)} apart (KS)"
+    figure = f"KS {found.value:.4f}"
+    reason = f"between the distributions of the scores of {who} is {figure}"
     hold, warn = limits.ks + found.chance, limits.ks_warn + found.chance
-    return Measure(found.value, hold, f"KS {words.number(found.value)}", words.number(limits.ks), reason, warn)
+    return Measure(found.value, hold, figure, words.number(limits.ks), reason, warn)
 
 
 def shapes_of(case: Case, old: Groups, new: Groups) -> Iterator[Measure]:
-    """PSI and KS of the groups that have profiles enough in both."""
-    least = case.limits.group_profiles
+    """PSI and KS of the groups that have profiles enough in both, as far as they do not pass."""
+    before, after = _shared(old, new)
+    big = (old.histogram[before].sum(axis=1) >= case.limits.group_profiles) & (
+        new.histogram[after].sum(axis=1) >= case.limits.group_profiles
+    )
+    before, after = before[big], after[big]
+    shares_old, shares_new = (
+        (histogram + HALF) / (histogram + HALF).sum(axis=1, keepdims=True)
+        for histogram in (old.histogram[before], new.histogram[after])
+    )
+    # Merging bins makes a PSI smaller, so few have to be looked at; the half profiles blur it by less than that.
+    fine = ((shares_new - shares_old) * np.log(shares_new / shares_old)).sum(axis=1)
+    apart = np.abs(np.cumsum(shares_new - shares_old, axis=1)).max(axis=1)
+    for i in np.flatnonzero((2 * fine > case.limits.psi_warn) | (2 * apart > case.limits.ks_warn)).tolist():
+        who, pair = old.names[before[i]], (old.histogram[before[i]], new.histogram[after[i]])
+        yield from _telling(psi(case, who, *pair), ks(case, who, *pair))
+
+
+def _shared(old: Groups, new: Groups) -> tuple[Places, Places]:
+    """Where the groups are that both have: int64[n] of each."""
     place = {name: number for number, name in enumerate(new.names)}
-    scored_old, scored_new = old.histogram.sum(axis=1), new.histogram.sum(axis=1)
-    for i in np.flatnonzero(scored_old >= least).tolist():
-        j = place.get(old.names[i])
-        if j is not None and scored_new[j] >= least:
-            yield psi(case, old.names[i], old.histogram[i], new.histogram[j])
-            yield ks(case, old.names[i], old.histogram[i], new.histogram[j])
+    shared = [(i, place[name]) for i, name in enumerate(old.names) if name in place]
+    pairs = np.array(shared, np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _telling(*measures: Measure) -> Iterator[Measure]:
+    """Those that do not pass: there may be thousands of groups."""
+    return (measure for measure in measures if measure.verdict != "pass")
 
 
 def means(case: Case, both: Comparison) -> Iterator[Measure]:
@@ -65,15 +93,17 @@ def means(case: Case, both: Comparison) -> Iterator[Measure]:
 
 def _means(case: Case, groups: Moves, least: int, mean: float, spread: float) -> Iterator[Measure]:
     limit = case.limits.group_mean
-    for i in np.flatnonzero(groups.both >= least).tolist():
-        moved = float(groups.sums[i] / groups.both[i])
-        chance = shapes.SIGMAS * spread / float(groups.both[i]) ** 0.5
+    both = np.maximum(groups.both.astype(np.float64), 1)
+    moved = groups.sums / both
+    chance = shapes.SIGMAS * spread / np.sqrt(both)
+    for i in np.flatnonzero((groups.both >= least) & (np.abs(moved - mean) > limit + chance)).tolist():
         reason = (
-            f"the mean of {groups.names[i]} moved by {words.points(moved, sign=True)} points, that of all by"
+            f"the mean of {groups.names[i]} moved by {words.points(moved[i], sign=True)} points, that of all by"
             f" {words.points(mean, sign=True)}"
         )
-        figure = f"mean {words.points(moved - mean, sign=True)}"
-        yield Measure(abs(moved - mean), limit + chance, figure, f"± {words.number(limit)} points", reason)
+        beyond = float(moved[i] - mean)
+        figure = f"mean {words.points(beyond, sign=True)}"
+        yield Measure(abs(beyond), limit + chance[i], figure, f"± {words.number(limit)} points", reason)
 
 
 def covered(case: Case, both: Comparison) -> Iterator[Measure]:
@@ -97,15 +127,17 @@ def _covered(portrait: Portrait) -> dict[str, float]:
 
 
 def losses(case: Case, kind: str, old: Groups, new: Groups) -> Iterator[Measure]:
-    """What share of its profiles each big group lost."""
+    """What share of its profiles each big group lost, as far as it is too much."""
     limit = case.limits.group_coverage
-    place = {name: number for number, name in enumerate(new.names)}
-    for i in np.flatnonzero(old.profiles >= case.limits.group_profiles).tolist():
-        before, j = int(old.profiles[i]), place.get(old.names[i])
-        after = 0 if j is None else int(new.profiles[j])
-        reason = f"{kind} {old.names[i]} has {words.count(after, 'profile')} (before: {words.count(before)})"
-        change = after / before - 1
-        yield Measure(-change, limit, words.percent(change, sign=True), f"-{words.percent(limit)}", reason)
+    after = np.zeros(len(old.names), np.int64)
+    here, there = _shared(old, new)
+    after[here] = new.profiles[there]
+    lost = 1 - after / np.maximum(old.profiles, 1)
+    for i in np.flatnonzero((old.profiles >= case.limits.group_profiles) & (lost > limit)).tolist():
+        before = words.count(int(old.profiles[i]))
+        reason = f"{kind} {old.names[i]} has {words.count(int(after[i]), 'profile')} (before: {before})"
+        figure = words.percent(-float(lost[i]), sign=True)
+        yield Measure(float(lost[i]), limit, figure, f"-{words.percent(limit)}", reason)
 
 
 def table(case: Case, what: str, old: Collection[str], new: Collection[str]) -> Measure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,13 +81,13 @@ class Measure(NamedTuple):
         return ORDER.index(self.verdict), used
 
 
-def judge(*measures: Measure) -> Judgement:
-    """The worst figure, and the reasons of all that do not pass, the worst first."""
-    ordered = sorted(measures, key=lambda measure: measure.strain, reverse=True)
-    worst = ordered[0]
-    telling = [measure.reason for measure in ordered if measure.verdict != "pass"] or [worst.reason]
-    value = worst.value if np.isfinite(worst.value) else None
-    return Judgement(worst.verdict, worst.figure, value, worst.threshold, words.some(dict.fromkeys(telling), "; "))
+def judge(headline: Measure, *others: Measure) -> Judgement:
+    """The worst figure, with the reasons of all that do not pass, the worst first; the headline when all pass."""
+    ordered = sorted((headline, *others), key=lambda measure: measure.strain, reverse=True)
+    told = headline if ordered[0].verdict == "pass" else ordered[0]
+    reasons = [measure.reason for measure in ordered if measure.verdict != "pass"] or [headline.reason]
+    value = told.value if math.isfinite(told.value) else None
+    return Judgement(told.verdict, told.figure, value, told.threshold, words.some(dict.fromkeys(reasons), "; "))
 
 
 def plain(faults: Sequence[str], figure: str, threshold: str, fine: str, verdict: Verdict = "hold") -> Judgement:

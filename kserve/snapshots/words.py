@@ -10,6 +10,9 @@ import numpy as np
 DIGITS = 3
 """Significant digits of a share."""
 
+LAST_DIGIT = 4
+"""Decimals of a percentage: one profile in a million is seen."""
+
 SHOWN = 3
 """Of many, how many are named."""
 
@@ -25,16 +28,22 @@ def number(value: float) -> str:
 
 def percent(share: float, sign: bool = False) -> str:
     """A share of 1: "41.2 %"; with ``sign``, of a change: "-3.2 %"."""
-    return f"{'+' if sign and share > 0 else ''}{number(100 * share)} %"
+    return f"{_hundredfold(share, sign)} %"
 
 
 def more_percent(share: float) -> str:
-    """A change of a share: "+1.2 percentage points"."""
-    return f"{'+' if share > 0 else ''}{number(100 * share)} pp"
+    """A change of a share, in percentage points: "+1.2 pp"."""
+    return f"{_hundredfold(share, True)} pp"
+
+
+def _hundredfold(share: float, sign: bool) -> str:
+    value = round(100 * float(share), LAST_DIGIT) + 0.0  # no negative zero
+    return ("+" if sign and value > 0 else "") + number(value)
 
 
 def points(value: float, sign: bool = False) -> str:
     """Score points with two decimals."""
+    value = round(float(value), 2) + 0.0
     return f"{value:+.2f}" if sign else f"{value:.2f}"
 
 
