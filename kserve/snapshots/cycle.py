@@ -147,9 +147,11 @@ class _Cycle:
 
     def _refuse(self, version: str, report: Report) -> None:
         if report.held:
-            names = tuple(finding.gate for finding in report.held)
-            reasons = "; ".join(f"{finding.gate}: {finding.reason}" for finding in report.held)
-            raise Held(f"{version} is held: {reasons}", names)
+            by_reason: dict[str, list[str]] = {}
+            for finding in report.held:
+                by_reason.setdefault(finding.reason, []).append(finding.gate)
+            told = "; ".join(f"{', '.join(gates)}: {reason}" for reason, gates in by_reason.items())
+            raise Held(f"{version} is held: {told}", tuple(finding.gate for finding in report.held))
         for finding in report.findings:
             if finding.accepted is not None and finding.accepted in self.request.accept:
                 given = finding.accepted
