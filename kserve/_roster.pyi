@@ -36,6 +36,8 @@ class Served(NamedTuple):
     asked: int
     """Profiles whose eligibility was asked for."""
     eligible: int
+    requests: int
+    """Requests that did not fail by our fault."""
     errors: int
     """Requests that failed by our fault (5xx)."""
 
@@ -114,6 +116,8 @@ class Seat:
         """n answers; arrays as in :class:`~kserve.records.Scores`."""
     def asked(self, version: str, profile_id: int, eligible: bool) -> None:
         """One profile was asked for with a rule."""
+    def succeeded(self, version: str) -> None:
+        """One request was answered as it should be."""
     def failed(self, version: str) -> None:
         """One request failed."""
 

@@ -64,6 +64,7 @@ cdef packed struct Counters:
     uint64_t squares
     uint64_t asked
     uint64_t eligible
+    uint64_t requests
     uint64_t errors
 
 cdef packed struct Info:
@@ -109,6 +110,7 @@ class Served(NamedTuple):
     squares: int
     asked: int
     eligible: int
+    requests: int
     errors: int
 
 
@@ -286,6 +288,11 @@ cdef class Seat:
             counters.asked += 1
             counters.eligible += eligible
 
+    def succeeded(self, str version):
+        cdef Counters *counters = self.counters(version)
+        if counters != NULL:
+            counters.requests += 1
+
     def failed(self, str version):
         cdef Counters *counters = self.counters(version)
         if counters != NULL:
@@ -441,7 +448,7 @@ cdef object view_of(const Info *info, int place):
 cdef object served(const Counters *found):
     return Served(
         found.scored + found.unscored + found.unknown, found.scored, found.unscored, found.unknown, found.lowest,
-        found.hundredths, found.squares, found.asked, found.eligible, found.errors,
+        found.hundredths, found.squares, found.asked, found.eligible, found.requests, found.errors,
     )
 
 

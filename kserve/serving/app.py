@@ -18,6 +18,7 @@ from kserve.serving.console import Console
 from kserve.serving.pages import StatusPage, status_app
 from kserve.serving.protocol import Runner, assert_c_parser
 from kserve.serving.routes import table
+from kserve.serving.sentinel import Sentinel
 from kserve.serving.site import Call, Front, Handler, Site, encode, log
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
@@ -138,14 +139,18 @@ def _constant(body: bytes) -> Handler:
 
 
 async def _watched(app: web.Application) -> AsyncIterator[None]:
-    """Let the other processes of the host see what is served here, as long as it is."""
+    """Let the other processes of the host see what is served here, and watch what they serve."""
     site = app[SITE]
+    threads: list[metrics.Shower | Sentinel] = [metrics.Shower(site.seat)]
     if site.follower is not None:
         site.follower.serves_at("")
-    shower = metrics.Shower(site.seat)
-    shower.start()
+        if site.settings.sentinel:
+            threads.append(Sentinel(Catalog(site.settings.data), site.settings))
+    for thread in threads:
+        thread.start()
     yield
-    await asyncio.to_thread(shower.stop)
+    for thread in reversed(threads):
+        await asyncio.to_thread(thread.stop)
 
 
 async def _stop_threads(app: web.Application) -> None:

@@ -119,24 +119,24 @@ def _served(seats: list[SeatView]) -> Iterator[Metric]:
         for version, served in ((seat.version, seat.served), (seat.previous, seat.previous_served)):
             if version is not None and seat.role == "server":
                 totals[version] = add(totals.get(version), served)
-    answers = CounterMetricFamily(
-        "kserve_served_answers", "Profile ids that were answered for, by version.", labels=("version", "kind")
-    )
-    asked = CounterMetricFamily(
-        "kserve_served_eligibility", "Profiles whose eligibility was answered, by version.", labels=("version", "kind")
-    )
-    lowest = CounterMetricFamily(
-        "kserve_served_lowest", "Answers with a score of 1.00, by version.", labels=("version",)
-    )
-    errors = CounterMetricFamily("kserve_served_errors", "Requests that failed, by version.", labels=("version",))
+    answers = _counter("answers", "Profile ids that were answered for.", "kind")
+    lowest = _counter("lowest", "Of the scored answers, those with a score of exactly 1.00.")
+    asked = _counter("eligibility", "Profiles whose eligibility was answered.", "kind")
+    requests = _counter("requests", "Requests that did not fail by our fault.")
+    errors = _counter("errors", "Requests that failed by our fault.")
     for version, served in totals.items():
         for kind in KINDS:
             answers.add_metric((version, kind), getattr(served, kind))
+        lowest.add_metric((version,), served.lowest)
         asked.add_metric((version, "eligible"), served.eligible)
         asked.add_metric((version, "not_eligible"), served.asked - served.eligible)
-        lowest.add_metric((version,), served.lowest)
+        requests.add_metric((version,), served.requests)
         errors.add_metric((version,), served.errors)
-    yield from (answers, lowest, asked, errors)
+    yield from (answers, lowest, asked, requests, errors)
+
+
+def _counter(what: str, help_text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"kserve_served_{what}", help_text, labels=("version", *labels))
 
 
 def add(one: Served | None, other: Served) -> Served:

@@ -120,6 +120,7 @@ class Site(Front):
                 return call.refuse(_logged(error, call))
             except Exception as error:
                 return call.refuse(_unexpected(error, call))
+            self.seat.succeeded(call.version)
             if self.draining and self.closes(request):
                 response.force_close()
             return response
