@@ -1,0 +1,336 @@
+"""What a snapshot holds, counted in one pass over the file.
+
+Profiles are taken by chunks, from step to step, so that each step is a short loop and asks for the memory of its next
+turn. Counts by group are 32 bits wide, and no range of slots is longer than 2^31, so none of them overflows.
+"""
+
+import numpy as np
+import xxhash
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from kserve._core cimport Snapshot
+from kserve._view cimport View, prefetch, topic_range
+from kserve.layout cimport *
+
+__all__ = ["COLUMNS", "GROUP", "RANGE_SLOTS", "Census", "describe", "first_slots"]
+
+cdef enum:
+    DETAIL_MASKS = 1 << (INFLUENCEE_COUNT + 1)
+    AHEAD = 16                  # profiles whose lines are asked for before they are described
+
+cdef enum:                     # columns whose nulls are counted one by one, as in COLUMNS
+    NULL_CHANGES = 0
+    NULL_TOPICS = 3
+    NULL_NETWORK_SCORE = 4
+    NULL_AMPLIFICATION = 5
+    NULL_TRUE_REACH = 6
+
+cdef enum:                     # what `observe` finds
+    BAD_SCORE = 1
+    BAD_LOCATION = 2
+    BAD_TOPIC_RANGE = 3
+    BAD_TOPIC = 4
+    BAD_DETAIL = 5
+
+cdef extern from *:
+    """
+    #define KSERVE_SCORE_FACTOR UINT64_C(0x9E3779B97F4A7C15)
+    #define KSERVE_SECOND_LANE UINT64_C(0xD1342543DE82EF95)
+    """
+    const uint64_t SCORE_FACTOR "KSERVE_SCORE_FACTOR"       # odd numbers without a pattern
+    const uint64_t SECOND_LANE "KSERVE_SECOND_LANE"
+
+COLUMNS = ("day_change", "week_change", "month_change", "topics", "network_score", "amplification", "true_reach")
+GROUP = np.dtype(
+    {"names": ["sum", "bins"], "formats": ["u8", ("u4", POINTS)], "offsets": [0, 8], "itemsize": sizeof(Group)}
+)
+RANGE_SLOTS = 1 << 31
+
+FAULTS = {
+    BAD_SCORE: ("scores", "a score outside 1.00 to 100.00"),
+    BAD_LOCATION: ("locations", "a number outside the table"),
+    BAD_TOPIC_RANGE: ("topics", "entries outside their section"),
+    BAD_TOPIC: ("topics", "a number outside the table"),
+    BAD_DETAIL: ("details", "a record outside its section"),
+}
+
+
+def hashes(texts):
+    """uint64[1 + n]: XXH3-64 by number; that of 0, which stands for nothing, is 0."""
+    return np.array([0, *(xxhash.xxh3_64_intdigest(text.encode()) for text in texts)], dtype=np.uint64)
+
+
+cdef class Census:
+    """Counts of a snapshot, or of a part of it; see the stub."""
+
+    def __init__(self, Snapshot snapshot not None, Census like=None):
+        words = snapshot.vocabulary
+        self.snapshot = snapshot
+        self.location_hashes = hashes(words.locations) if like is None else like.location_hashes
+        self.topic_hashes = hashes(words.slugs) if like is None else like.topic_hashes
+        self.scores = np.zeros(1 << 16, dtype=np.uint32)
+        self.nulls = np.zeros(len(COLUMNS), dtype=np.uint64)
+        self.details = np.zeros(DETAIL_MASKS, dtype=np.uint32)
+        self.regions = np.zeros(len(self.location_hashes), dtype=GROUP)
+        self.topics = np.zeros(len(self.topic_hashes), dtype=GROUP)
+        self.networks = np.zeros(N_NETWORKS, dtype=GROUP)
+        self.lanes = np.zeros(2, dtype=np.uint64)
+        self._point()
+
+    def _point(self):
+        cdef Tally *tally = &self.tally
+        tally.view = &self.snapshot.view
+        tally.n_locations, tally.n_topics = len(self.location_hashes), len(self.topic_hashes)
+        tally.location_hashes = <const uint64_t *>address(self.location_hashes)
+        tally.topic_hashes = <const uint64_t *>address(self.topic_hashes)
+        tally.scores = <uint32_t *>address(self.scores)
+        tally.nulls = <uint64_t *>address(self.nulls)
+        tally.details = <uint32_t *>address(self.details)
+        tally.regions = <Group *>address(self.regions)
+        tally.topics = <Group *>address(self.topics)
+        tally.networks = <Group *>address(self.networks)
+        tally.lanes = <uint64_t *>address(self.lanes)
+
+    def count(self, uint64_t first_block, uint64_t last_block):
+        cdef const View *view = self.tally.view
+        cdef uint64_t line = first_block * (BLOCK_SLOTS // LINE_SLOTS)
+        cdef uint64_t last_line = min(last_block * (BLOCK_SLOTS // LINE_SLOTS), view.n_lines)
+        cdef Chunk chunk
+        cdef int fault = 0
+        with nogil:
+            while line < last_line and not fault:
+                list_profiles(view, line, min(line + CHUNK_LINES, last_line), &chunk)
+                fault = observe(&self.tally, &chunk)
+                line += CHUNK_LINES
+        self.refuse(fault)
+
+    cdef int refuse(self, int fault) except -1:
+        if fault:
+            raise self.snapshot._bad(*FAULTS[fault])
+        return 0
+
+
+cdef void *address(array) except? NULL:
+    """Where the elements of a contiguous array lie; NULL when it has none."""
+    cdef uint8_t[::1] content = array.view(np.uint8)
+    return NULL if content.shape[0] == 0 else &content[0]
+
+
+cdef void list_profiles(const View *view, uint64_t line, uint64_t last_line, Chunk *chunk) noexcept nogil:
+    """All profiles of these lines, without a branch for each."""
+    cdef uint64_t slot
+    chunk.n = 0
+    for slot in range(line * LINE_SLOTS, last_line * LINE_SLOTS):
+        take(view, slot, chunk, chunk.n)
+        chunk.n += chunk.scores[chunk.n] != EMPTY
+
+
+cdef int observe(Tally *tally, Chunk *chunk) noexcept nogil:
+    """Count the profiles of a chunk, and note what is asked of them later; 0 or a Fault."""
+    cdef int fault
+    fault = count_scores(tally, chunk)
+    if fault == 0:
+        fault = count_locations(tally, chunk)
+    if fault == 0:
+        fault = count_topics(tally, chunk)
+    if fault == 0:
+        fault = count_details(tally, chunk)
+    count_nulls(tally, chunk)
+    add_to_digest(tally, chunk)
+    return fault
+
+
+cdef int count_scores(Tally *tally, Chunk *chunk) noexcept nogil:
+    cdef uint32_t bad = 0
+    cdef uint16_t score
+    cdef bint scored
+    cdef int i
+    for i in range(chunk.n):
+        score = chunk.scores[i]
+        scored = LOWEST_SCORE <= score <= HIGHEST_SCORE
+        bad += not scored and score != UNSCORED
+        chunk.counted[i] = score * scored
+        chunk.points[i] = <uint8_t>(chunk.counted[i] // 100)
+        chunk.sums[i] = score * SCORE_FACTOR
+        tally.scores[score] += 1
+    return BAD_SCORE if bad else 0
+
+
+cdef inline void count_in(Group *group, const Chunk *chunk, int i) noexcept nogil:
+    group.bins[chunk.points[i]] += 1
+    group.sum += chunk.counted[i]
+
+
+cdef int count_locations(Tally *tally, Chunk *chunk) noexcept nogil:
+    cdef const uint32_t *locations = tally.view.locations
+    cdef int i
+    if locations == NULL:
+        for i in range(chunk.n):
+            chunk.locations[i] = UNKNOWN_LOCATION
+        return 0
+    for i in range(chunk.n):
+        chunk.locations[i] = locations[chunk.slots[i]]
+        if chunk.locations[i] >= tally.n_locations:
+            return BAD_LOCATION
+        prefetch(&tally.regions[chunk.locations[i]])
+    for i in range(chunk.n):
+        count_in(&tally.regions[chunk.locations[i]], chunk, i)
+        chunk.sums[i] ^= tally.location_hashes[chunk.locations[i]]
+    return 0
+
+
+cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
+    cdef const View *view = tally.view
+    cdef uint64_t start, stop, entry, topic, empty = 0
+    cdef uint16_t score
+    cdef int i
+    for i in range(chunk.n):
+        chunk.topics[i] = 0 if view.topic_counts == NULL else view.topic_counts[chunk.slots[i]]
+        empty += chunk.topics[i] == 0
+    tally.nulls[NULL_TOPICS] += empty
+    if view.topic_counts == NULL:
+        return 0
+    for i in range(chunk.n):
+        if topic_range(view, chunk.slots[i], &start, &stop) != 0:
+            return BAD_TOPIC_RANGE
+        for entry in range(start, stop):
+            topic = view.topic_ids[entry]
+            if not 1 <= topic < tally.n_topics:
+                return BAD_TOPIC
+            count_in(&tally.topics[topic], chunk, i)
+            score = UNSCORED if view.topic_scores == NULL else view.topic_scores[entry]
+            chunk.sums[i] += mix(tally.topic_hashes[topic] ^ score)
+    return 0
+
+
+cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
+    cdef const View *view = tally.view
+    cdef uint64_t start
+    cdef uint32_t present
+    cdef int i, network
+    if view.detail_starts == NULL:
+        for i in range(chunk.n):
+            chunk.networks[i] = 0
+        return 0
+    for i in range(chunk.n):
+        start = view.detail_starts[chunk.slots[i]]
+        if start != 0 and start >= view.details_length:
+            return BAD_DETAIL
+        prefetch(view.details + start)
+    for i in range(chunk.n):
+        present = present_fields(view, chunk.slots[i])
+        tally.details[present] += 1
+        chunk.networks[i] = networks_of(present)
+        for network in range(N_NETWORKS):
+            if chunk.networks[i] >> network & 1:
+                count_in(&tally.networks[network], chunk, i)
+    return 0
+
+
+cdef inline uint32_t present_fields(const View *view, uint64_t slot) noexcept nogil:
+    """Bits by DetailField, from the first two bytes of the record, which must lie in the section."""
+    cdef uint64_t start = view.detail_starts[slot]
+    if start == 0:
+        return 0
+    return (view.details[start - 1] | <uint32_t>view.details[start] << 8) & (DETAIL_MASKS - 1)
+
+
+cdef inline uint8_t networks_of(uint32_t present) noexcept nogil:
+    """Bits by network; that of tw is set for an id or a name."""
+    return (present >> TW_ID & 1) | (present >> TW_NAME & 1) | (present >> GP_ID & 7) << 1
+
+
+cdef void count_nulls(Tally *tally, const Chunk *chunk) noexcept nogil:
+    cdef const View *view = tally.view
+    cdef const Line *line
+    cdef uint64_t unknown[3]
+    cdef int i, period
+    unknown[0] = unknown[1] = unknown[2] = 0
+    for i in range(chunk.n):
+        line = &view.lines[chunk.slots[i] // LINE_SLOTS]
+        for period in range(3):
+            unknown[period] += line.changes[period][chunk.slots[i] % LINE_SLOTS] == UNKNOWN_CHANGE
+    for period in range(3):
+        tally.nulls[NULL_CHANGES + period] += unknown[period]
+    if view.network_scores != NULL:
+        for i in range(chunk.n):
+            tally.nulls[NULL_NETWORK_SCORE] += view.network_scores[chunk.slots[i]] == UNSCORED
+    if view.amplifications != NULL:
+        for i in range(chunk.n):
+            tally.nulls[NULL_AMPLIFICATION] += view.amplifications[chunk.slots[i]] == UNSCORED
+    if view.true_reaches != NULL:
+        for i in range(chunk.n):
+            tally.nulls[NULL_TRUE_REACH] += view.true_reaches[chunk.slots[i]] == UNKNOWN_COUNT
+
+
+cdef void add_to_digest(Tally *tally, const Chunk *chunk) noexcept nogil:
+    """Sums know no order; each lane mixes id and rest in its own way."""
+    cdef uint64_t first = 0, second = 0
+    cdef int i
+    for i in range(chunk.n):
+        first += mix(chunk.mixed[i] ^ chunk.sums[i])
+        second += mix(chunk.mixed[i] * SECOND_LANE + chunk.sums[i])
+    tally.lanes[0] += first
+    tally.lanes[1] += second
+
+
+def first_slots(Snapshot snapshot not None, uint64_t limit):
+    """uint64[n <= limit]: the slots of the first profiles, in the order of the file."""
+    cdef const View *view = &snapshot.view
+    cdef uint64_t[::1] slots = np.empty(min(limit, snapshot.profiles), dtype=np.uint64)
+    cdef uint64_t slot, found = 0
+    with nogil:
+        for slot in range(view.slots):
+            if found == <uint64_t>slots.shape[0]:
+                break
+            slots[found] = slot
+            found += view.scores[slot] != EMPTY
+    return np.asarray(slots)[:found]
+
+
+def describe(Snapshot snapshot not None, const uint64_t[::1] slots):
+    """Ids, scores, locations, networks and topic counts of n slots, and the topics of all of them; see the stub."""
+    cdef const View *view = &snapshot.view
+    cdef Py_ssize_t i, n = slots.shape[0]
+    cdef uint64_t[::1] ids = np.empty(n, dtype=np.uint64)
+    cdef uint16_t[::1] scores = np.empty(n, dtype=np.uint16)
+    cdef uint32_t[::1] locations = np.zeros(n, dtype=np.uint32)
+    cdef uint8_t[::1] networks = np.zeros(n, dtype=np.uint8)
+    cdef uint8_t[::1] counts = np.zeros(n, dtype=np.uint8)
+    cdef uint64_t slot, total = 0
+    with nogil:
+        for i in range(n):
+            if i + AHEAD < n:
+                prefetch_profile(view, slots[i + AHEAD])
+            slot = slots[i]
+            ids[i] = view.lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
+            scores[i] = view.lines[slot // LINE_SLOTS].scores[slot % LINE_SLOTS]
+            if view.locations != NULL:
+                locations[i] = view.locations[slot]
+            if view.topic_counts != NULL:
+                counts[i] = view.topic_counts[slot]
+                total += counts[i]
+            if view.detail_starts != NULL:
+                networks[i] = networks_of(present_fields(view, slot))
+    topics = topics_of(view, slots, total)
+    return tuple(map(np.asarray, (ids, scores, locations, networks, counts, topics)))
+
+
+cdef inline void prefetch_profile(const View *view, uint64_t slot) noexcept nogil:
+    prefetch(&view.lines[slot // LINE_SLOTS])
+    if view.detail_starts != NULL:
+        prefetch(view.details + view.detail_starts[slot])
+
+
+cdef topics_of(const View *view, const uint64_t[::1] slots, uint64_t total):
+    cdef uint16_t[::1] topics = np.empty(total, dtype=np.uint16)
+    cdef uint64_t start, stop, entry, at = 0
+    cdef Py_ssize_t i
+    if view.topic_counts != NULL:
+        for i in range(slots.shape[0]):
+            topic_range(view, slots[i], &start, &stop)
+            for entry in range(start, stop):
+                topics[at] = view.topic_ids[entry]
+                at += 1
+    return topics
