@@ -14,7 +14,7 @@ PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -nam
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: drill help run build test lint bench asan debug clean FORCE
+.PHONY: drill faults help run build test lint bench asan debug clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +26,15 @@ run: build ## synthetic profiles, two daily snapshots, and their scores on 127.0
 build: build/.inplace ## the package in .venv, its extensions compiled in place
 
 test: build .venv/.deps-test ## all tests, the heavy ones last
+	@command -v strace >/dev/null || scripts/apt strace
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m ''
 
 drill: build .venv/.deps-test ## the incidents of 2011 and others, replayed, each with a time line
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/drills -m '' -q -rN --capture=no
+
+faults: build .venv/.deps-test ## every system call of a publish, killed and failed in every way
+	@command -v strace >/dev/null || scripts/apt strace
+	FAULTS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m '' tests/core/test_faults.py
 
 lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-lint, import contracts
 	$(BIN)/ruff check --quiet .

@@ -1,19 +1,288 @@
-"""What test_faults.py runs, and makes fail: build and publish; argv: data directory, input file."""
+"""A process that has imported all that a publish needs, and forks a publisher for each fault. test_faults.py runs it.
 
+`publisher.py ROOT SHIM`: reads faults from its standard input, a line of JSON each, and answers each with an ending.
+The publisher stops before its cycle, strace attaches to its main thread, and from then on its calls count.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import mmap
+import os
+import select
+import shutil
+import signal
+import subprocess
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
 
 import kserve
-from kserve.settings import Settings
-from kserve.snapshots.build import Options, build
-from kserve.snapshots.catalog import Catalog
-from kserve.snapshots.orders import Orders
+from kserve.settings import Gates, Settings
+from kserve.snapshots.build import Options
+from kserve.snapshots.catalog import MANIFEST, SNAPSHOT, Catalog
+from kserve.snapshots.completeness import write_manifest
+from kserve.snapshots.cycle import Request, publish
+from kserve.snapshots.report import Report
+from kserve.snapshots.signing import Trust, admit, check_order, check_version, create
 
-try:
-    catalog = Catalog(sys.argv[1])
-    version = build(catalog, sys.argv[2], Options()).version
-    catalog.reread(version)
-    catalog.place(version)
-    Orders(catalog, Settings()).announce(version, against=catalog.live())
-except kserve.KserveError as error:
-    print(f"{type(error).__name__}: {error}")
-    sys.exit(error.exit_code)
+sys.path.append(str(Path(__file__).parents[1]))
+import snapshots
+
+PROFILES = 200
+BROKEN = 99
+"""Exit code of a publisher that ended in anything but an error of kserve."""
+
+SECONDS = 30
+SAID_BYTES = 1 << 18
+SPINNING_SECONDS = 0.5
+"""After which a publisher whose calls are all interrupted is stopped: it rightly tries for ever."""
+
+INJECTIONS = {
+    "killed": "signal=SIGKILL:when={n}",
+    "EIO once": "error=EIO:when={n}",
+    "EIO for ever": "error=EIO:when={n}+",
+    "ENOSPC once": "error=ENOSPC:when={n}",
+    "ENOSPC for ever": "error=ENOSPC:when={n}+",
+    "EINTR once": "error=EINTR:when={n}",
+    "EINTR for ever": "error=EINTR:when={n}+",
+}
+CUT = ("short once", "short for ever")
+"""Half of what was to be written is: strace cannot do that, so a preloaded library does."""
+
+INTERRUPTED_FOR_EVER = "EINTR for ever"
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """The n-th of these calls fails in this way; ``call`` is empty to have none fail and all traced."""
+
+    call: str
+    n: int
+    how: str
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a publisher ended, and what is wrong with what it left behind."""
+
+    code: int
+    said: str
+    struck: str
+    """The first call that failed, as strace writes it."""
+    wrong: str
+    trace: str
+
+
+class Quiet:
+    """Who is told, and says nothing."""
+
+    def progress(self, stage: str, done: int, total: int) -> None: ...
+    def step(self, name: str, result: str) -> None: ...
+    def report(self, report: Report) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+def settings_of(root: Path, data: Path) -> Settings:
+    """Signed, and with gates that a few profiles can pass."""
+    wide = Gates(size=9, mass=1, psi=99, psi_warn=99, ks=1, ks_warn=1, moved=1, moved_far=1, drift_psi=99)
+    return Settings(
+        data=data, gates=wide, cadence=1e6, signing_key=root / "key", trusted_keys=root / "key.pub", by="test"
+    )
+
+
+def prepare(root: Path) -> None:
+    """Three nights of input, the first of them published in ``base``."""
+    create(root / "key")
+    for night in (1, 2, 3):
+        folder = root / f"night{night}"
+        folder.mkdir(parents=True)
+        rows = [
+            {
+                "profile_id": i,
+                "score": 20.0 + i % 50 + (night if i < 2 else 0),
+                "tw_name": f"n{i}",
+                "topics": [{"topic": "t", "score": 2.0}],
+                "location": "US",
+                "opted_out": i == PROFILES - 1,
+            }
+            for i in range(PROFILES)
+        ]
+        snapshots.write_parquet(folder / "part.parquet", rows)
+        now = datetime.now(UTC).replace(microsecond=0)
+        write_manifest(folder, now - timedelta(days=10 - night))
+    cycle(root, root / "base", 1, first=True)
+
+
+def cycle(root: Path, data: Path, night: int, first: bool = False) -> str:
+    """Publish the input of a night; the version."""
+    request = Request(source=root / f"night{night}", options=Options(), first=first)
+    outcome = publish(Catalog(data), settings_of(root, data), request, Quiet())
+    assert outcome.announced
+    return outcome.version
+
+
+def check(root: Path, data: Path, code: int) -> None:
+    """One whole version is in force, that of night 1 or 2; nothing broken is in sight; the next publishes succeed."""
+    trust = Trust.load(root / "key.pub")
+    live = whole(data, trust)
+    if code == 0:
+        assert live == 2, "it said that it had published"
+    cycle(root, data, 2)
+    assert whole(data, trust) == 2
+    cycle(root, data, 3)
+    assert whole(data, trust) == 3
+    left = [path for path in data.rglob("*") if path.name.startswith((".", "damaged", "deleted"))]
+    left += [*(data / "work").iterdir(), *(data / "candidates").iterdir()]
+    assert not left, f"left behind: {[str(path.relative_to(data)) for path in left]}"
+
+
+def whole(data: Path, trust: Trust) -> int:
+    """The night of the version in force, after all that is in sight was verified."""
+    catalog = Catalog(data)
+    live, order = catalog.announced(), catalog.order()
+    assert live is not None
+    assert order is not None
+    check_order(order, trust, data / "CURRENT")
+    admit(order, live, None)
+    check_version(catalog.snapshots / live, trust)
+    for version in catalog.versions():
+        with catalog.reread(version.name) as snapshot:
+            profile_id, score = snapshot.known_answer()
+            assert snapshot.score(profile_id) == score
+    for folder in [*catalog.candidates.iterdir(), *catalog.snapshots.iterdir()]:
+        assert (folder / SNAPSHOT).exists(), folder
+        assert (folder / MANIFEST).exists(), folder
+    catalog.log.verify()
+    with kserve.open(data) as store:
+        night = store.score(1) - 21.0
+    assert night in (1, 2, 3)
+    return int(night)
+
+
+class Forked:
+    """A child that runs one function, and what it says. It says it in shared memory, which takes no system call."""
+
+    def __init__(self, act: Callable[[], object], begin: Callable[[], object] = lambda: None) -> None:
+        self._said = mmap.mmap(-1, SAID_BYTES)
+        self.pid = os.fork()
+        if self.pid == 0:
+            begin()
+            os._exit(self._run(act))
+
+    def _run(self, act: Callable[[], object]) -> int:
+        try:
+            act()
+        except kserve.KserveError as error:
+            code, text = error.exit_code, f"{type(error).__name__}: {error}"
+        except BaseException:
+            code, text = BROKEN, traceback.format_exc()
+        else:
+            return 0
+        encoded = text.encode()[-SAID_BYTES:]
+        self._said[: len(encoded)] = encoded
+        return code
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, or the negative number of the signal that ended it. Ends it after these seconds."""
+        descriptor = os.pidfd_open(self.pid)
+        if not select.select([descriptor], [], [], seconds)[0]:
+            os.kill(self.pid, signal.SIGKILL)
+            self._said[:7] = b"it hung"
+        os.close(descriptor)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def said(self) -> str:
+        """What went wrong in it; it is gone then."""
+        text = self._said[:].rstrip(b"\0").decode(errors="replace")
+        self._said.close()
+        return text
+
+
+def run(root: Path, shim: ctypes.CDLL, number: int, fault: Fault) -> Ending:
+    """One publisher, one fault."""
+    folder = root / f"run-{os.getpid()}-{number}"
+    data = folder / "data"
+    shutil.copytree(root / "base", data)
+    publisher = Forked(lambda: cycle(root, data, 2), lambda: begin(shim, data, fault))
+    os.waitpid(publisher.pid, os.WUNTRACED)
+    with traced(publisher.pid, fault, folder / "trace") if fault.how not in CUT else contextlib.nullcontext():
+        os.kill(publisher.pid, signal.SIGCONT)
+        code = publisher.wait(SECONDS)
+    checker = Forked(lambda: check(root, data, code))
+    wrong = f"{checker.said()}" if checker.wait(SECONDS) else ""
+    struck = "" if fault.how in CUT else struck_call(folder / "trace", fault)
+    ending = Ending(code, publisher.said(), struck, wrong, str(folder / "trace"))
+    if fault.call and not wrong:
+        shutil.rmtree(folder)
+    return ending
+
+
+def begin(shim: ctypes.CDLL, data: Path, fault: Fault) -> None:
+    """In the publisher: wait for strace."""
+    if fault.how in CUT:
+        shim.cut(os.fsencode(data), fault.n, fault.how == CUT[1])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    if fault.how == INTERRUPTED_FOR_EVER:
+        signal.setitimer(signal.ITIMER_REAL, SPINNING_SECONDS)
+
+
+@contextlib.contextmanager
+def traced(pid: int, fault: Fault, trace: Path) -> Iterator[None]:
+    """strace at this process; of all its threads when no call is to fail, else of the main one."""
+    if fault.call:
+        what = [
+            "-y",
+            "-e",
+            f"trace={fault.call}",
+            "-e",
+            f"inject={fault.call}:{INJECTIONS[fault.how].format(n=fault.n)}",
+        ]
+    else:
+        what = ["-f", "-y"]
+    command = ["strace", *what, "-o", str(trace), "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        said = strace.stderr.readline()
+        assert "attached" in said, said
+        yield
+
+
+def struck_call(trace: Path, fault: Fault) -> str:
+    """The call that failed first, or the one that the publisher died of; empty when there is none."""
+    lines = trace.read_text().splitlines()
+    if fault.how == "killed":
+        return lines[-2] if "killed by SIGKILL" in lines[-1] else ""
+    return next((line for line in lines if "(INJECTED)" in line), "")
+
+
+def load_all(root: Path) -> None:
+    """Import what a publish imports on its way: that is no call of its own."""
+
+    folder = root / f"loading-{os.getpid()}"
+    shutil.copytree(root / "base", folder)
+
+    def publish_and_tell() -> None:
+        cycle(root, folder, 2)
+        raise kserve.KserveError(" ".join(sys.modules))
+
+    child = Forked(publish_and_tell)
+    code, said = child.wait(SECONDS), child.said()
+    assert code == kserve.KserveError.exit_code, said
+    for name in said.split()[1:]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    root, shim = Path(sys.argv[1]), ctypes.CDLL(sys.argv[2])
+    load_all(root)
+    for number, line in enumerate(sys.stdin):
+        ending = run(root, shim, number, msgspec.json.decode(line, type=Fault))
+        print(msgspec.json.encode(ending).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
