@@ -27,6 +27,9 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(3600)]
 
 HERE = Path(__file__).parent
 ALL = os.environ.get("FAULTS") == "all"
+NIGHTS = 3 if ALL else 2
+"""The input that met the fault is published again; and the next one too, if there is time."""
+
 HOWS = [*INJECTIONS, *CUT]
 USUAL = ["killed", "EIO once", "EIO for ever", *CUT]
 """What `make test` does: a call that fails once is the same to its caller with any number."""
@@ -96,7 +99,7 @@ class Publishers:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"LD_PRELOAD": preload},
+            env=os.environ | {"LD_PRELOAD": preload, "OPENBLAS_NUM_THREADS": "1"},  # its threads only get in the way
         )
 
     def run(self, fault: Fault) -> Ending:
@@ -174,8 +177,8 @@ def calls(publishers):
 
 def faults_of(calls: list[Call], how: str) -> list[Fault]:
     if how in CUT:
-        return [Fault("write", n, how) for n in range(1, 1 + sum(call.name in WRITES for call in calls))]
-    return [Fault(call.name, call.n, how) for call in calls if ALL or call.changes]
+        return [Fault("write", n, how, NIGHTS) for n in range(1, 1 + sum(call.name in WRITES for call in calls))]
+    return [Fault(call.name, call.n, how, NIGHTS) for call in calls if ALL or call.changes]
 
 
 def wrong(fault: Fault, ending: Ending) -> str:
