@@ -13,6 +13,7 @@ from aiohttp import web
 
 import kserve
 from kserve.errors import SettingError
+from kserve.notices.deliverer import NoticesThread
 from kserve.serving import logs, metrics, openapi, problems
 from kserve.serving.console import Console
 from kserve.serving.pages import StatusPage, status_app
@@ -141,11 +142,12 @@ def _constant(body: bytes) -> Handler:
 async def _watched(app: web.Application) -> AsyncIterator[None]:
     """Let the other processes of the host see what is served here, and watch what they serve."""
     site = app[SITE]
-    threads: list[metrics.Shower | Sentinel] = [metrics.Shower(site.seat)]
+    threads: list[metrics.Shower | Sentinel | NoticesThread] = [metrics.Shower(site.seat)]
     if site.follower is not None:
         site.follower.serves_at("")
         if site.settings.sentinel:
             threads.append(Sentinel(Catalog(site.settings.data), site.settings))
+        threads.append(NoticesThread(site.settings))
     for thread in threads:
         thread.start()
     yield
