@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kserve.cli import options, output
-from kserve.cli.keys import keys_app
+from kserve.cli.keys import keys_app as keys_app
 from kserve.cli.output import clean, moment
 from kserve.serving.keys import SCOPES, Key, Keys
 from kserve.settings import load

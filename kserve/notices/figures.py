@@ -18,6 +18,9 @@ from kserve.snapshots.report import Figures, Report
 MOST_GROUPS = 15
 """Rows of a table of groups: those whose mean moved most."""
 
+LEAST_SCALE = 0.5
+"""Points that a full bar stands for at least: what is nothing shall not look like much."""
+
 LEAST_BOTH = 100
 """Profiles that a group needs in both versions for a mean that says anything."""
 
@@ -83,16 +86,7 @@ def of(comparison: Comparison) -> Diff:
         rows=rows(old, new),
         distribution=distribution(old, new),
         moves=plots.moves(comparison.moves, _moves_in_words(comparison)),
-        groups=tuple(
-            _groups(title, note, moves)
-            for title, note, moves in (
-                ("Regions", "", comparison.regions),
-                ("Topics", "", comparison.topics),
-                ("Networks", "", comparison.networks),
-                ("Id ranges", "From a sample: the counts are of the sample.", comparison.id_ranges),
-            )
-            if len(moves.names)
-        ),
+        groups=tuple(group for group in _all_groups(comparison) if group.shifts),
         clusters=comparison.clusters,
         movers=len(comparison.movers),
     )
@@ -162,14 +156,22 @@ def _moves_in_words(comparison: Comparison) -> str:
     return f"How far {both:,} profiles moved, in points: {far} moved more than 5 points"
 
 
+def _all_groups(comparison: Comparison) -> list[Groups]:
+    return [
+        _groups("Regions", "", comparison.regions),
+        _groups("Topics", "", comparison.topics),
+        _groups("Networks", "", comparison.networks),
+        _groups("Id ranges", "From a sample: the counts are of the sample.", comparison.id_ranges),
+    ]
+
+
 def _groups(title: str, note: str, moves: Moves) -> Groups:
     both = moves.both.astype(np.float64)
     means = np.divide(moves.sums, both, out=np.zeros(len(both)), where=both > 0)
     told = np.flatnonzero(both >= LEAST_BOTH)
     order = told[np.argsort(-np.abs(means[told]), kind="stable")][:MOST_GROUPS].tolist()
-    if title == "Id ranges":
-        order.sort()
     largest = max((abs(float(means[i])) for i in order), default=0.0)
+    scale = max(largest, LEAST_SCALE)
     shifts = tuple(
         Shift(
             moves.names[i],
@@ -177,7 +179,7 @@ def _groups(title: str, note: str, moves: Moves) -> Groups:
             words.points(float(means[i]), sign=True),
             words.percent(float(moves.over5[i] / both[i])),
             words.percent(float(moves.over10[i] / both[i])),
-            plots.shift(float(means[i]), largest),
+            plots.shift(float(means[i]), scale),
         )
         for i in order
     )

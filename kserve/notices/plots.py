@@ -71,7 +71,7 @@ def moves(counts: Counts, words: str) -> Plot:
 
 def shift(value: float, largest: float) -> Markup:
     """A bar to the left or right of the middle; the number stands beside it."""
-    share = min(abs(value) / largest, 1.0) * 50 if largest > 0 else 0.0
+    share = min(abs(value) / largest, 1.0) * 50
     left = 50 - share if value < 0 else 50.0
     return Markup(
         '<svg class="shift" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'

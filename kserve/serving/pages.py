@@ -63,19 +63,20 @@ class StatusPage:
         return reply(self._front, request, 200, found.body, headers | {"Content-Type": found.media})
 
     async def _refresh(self) -> None:
-        """Make the pages once for all who ask meanwhile; who asks for the first ones waits, others get the old ones."""
+        """Make the pages, once for all who ask meanwhile. What cannot be made anew stays as it was, and is logged."""
         if self._making is None:
-            made = asyncio.get_running_loop().run_in_executor(self._thread, self._make)
-            made.add_done_callback(self._done)
-            self._making = made
-        if not self._made:
+            self._making = asyncio.get_running_loop().run_in_executor(self._thread, self._make)
+            self._making.add_done_callback(self._done)
+        try:
             await asyncio.shield(self._making)
+        except Exception as error:
+            if not self._made:
+                raise
+            log.error("the status page could not be made", exc_info=error)
 
     def _done(self, made: asyncio.Future[None]) -> None:
         self._making = None
         self._good_until = time.monotonic() + RENDER_SECONDS
-        if not made.cancelled() and made.exception() is not None:
-            log.error("the status page could not be made", exc_info=made.exception())
 
     def _make(self) -> None:
         found = status.read(self._front.settings)

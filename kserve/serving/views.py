@@ -133,7 +133,7 @@ def version(visit: Visit) -> Answer:
         report=report,
         rows=rows,
         spread=spread,
-        acts=[_shown(entry) for entry in orders.catalog.log.entries() if entry.version == name],
+        acts=[_shown(entry) for entry in reversed(orders.catalog.log.entries()) if entry.version == name],
         live=live,
         restorable=name in _restorable(orders, live),
     )
