@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,10 +100,8 @@ def minus(one: Served, other: Served) -> Served:
 
 def total(counts: Iterable[Served]) -> Served:
     """All of them together."""
-    found = NOTHING
-    for one in counts:
-        found = plus(found, one)
-    return found
+    rows = list(counts)
+    return Served(*map(sum, zip(*rows, strict=True))) if rows else NOTHING
 
 
 class Watched:
@@ -112,7 +111,6 @@ class Watched:
         self.unjudged = unjudged
         self.base = base
         self.began = time.monotonic()
-        self.breached = False
         model = unjudged.model
         self.bounds = Bounds.of(settings.watch, None if model is None else settings.models.get(model))
         self._catalog = catalog
@@ -235,10 +233,9 @@ class Sentinel(threading.Thread):
             f"{name} went from {breach.before:.4g} to {breach.after:.4g} (bound {breach.threshold:g})"
             for name, breach in breaches.items()
         )
-        if not watched.breached:
+        if not self._is_told(watched.unjudged):
             log.error("version %s answers badly: %s", version, why)
             self._orders.breach(version, figures, by=self._by)
-            watched.breached = True
         if watched.unjudged.restored:
             self._orders.freeze(f"{version} was restored, and answers badly too: {why}", by=self._by)
             return
@@ -250,6 +247,12 @@ class Sentinel(threading.Thread):
             log.critical("version %s stays in force: %s", version, error)
         else:
             log.error("rolled back from %s to %s; it is pinned until a human unpins", version, restored)
+
+    def _is_told(self, unjudged: Unjudged) -> bool:
+        """Whether its breach is in the log already, perhaps by a process that died before it could roll back."""
+        acts = reversed(self._catalog.log.entries())
+        since = takewhile(lambda entry: entry.at > unjudged.at, acts)
+        return any(entry.act == "breach" and entry.version == unjudged.version for entry in since)
 
     def _call_good(self, watched: Watched, seats: list[SeatView], after: Served) -> None:
         version = watched.unjudged.version

@@ -148,7 +148,8 @@ class Follower:
         self._told: tuple[str | None, str, str] = (None, "", "")
         self._refused: tuple[object, ...] | None = None
         """The version that cannot be served, and what it was about it: until that changes it is not tried again."""
-        self._troubled = ""
+        self._troubles: dict[str, str] = {}
+        """By step, what kept it from being done; told when it is new."""
         self._measure_at = 0.0
         self._bell: Doorbell | None = None
         self._start()
@@ -197,7 +198,7 @@ class Follower:
         try:
             step(rung)
         except (KserveError, OSError) as error:
-            self._say_once(str(error))
+            self._say_once(step.__name__, str(error))
         except Exception:
             log.exception("cannot follow %s", self._catalog.data)
 
@@ -225,7 +226,8 @@ class Follower:
             self._refused = seen
             log.error("version %s stays unserved, %s is kept: %s", version, store.version, error)
         except (KserveError, OSError) as error:
-            self._say_once(f"version {version} cannot be opened yet, {store.version} is kept: {error}")
+            trouble = f"version {version} cannot be opened yet, {store.version} is kept: {error}"
+            self._say_once(self._catch_up.__name__, trouble)
         else:
             self._swap(store, fresh)
 
@@ -234,7 +236,7 @@ class Follower:
             return
         self.seat.serve(fresh.version)  # before the first answer from it is counted
         self._retired.append(_Retired(store.swap(fresh), time.monotonic() + self._keep_seconds))
-        self._troubled = ""
+        self._troubles.clear()
         self._measure_at = 0.0
         log.info("now at version %s", fresh.version)
 
@@ -279,10 +281,10 @@ class Follower:
             self._measure_at = time.monotonic() + RESIDENT_SECONDS
             self.seat.resident(store.snapshot().resident())
 
-    def _say_once(self, trouble: str) -> None:
-        """What may pass is tried again every second, and told when it is new."""
-        if trouble != self._troubled:
-            self._troubled = trouble
+    def _say_once(self, step: str, trouble: str) -> None:
+        """What may pass is tried again every second."""
+        if self._troubles.get(step) != trouble:
+            self._troubles[step] = trouble
             log.error(trouble)
 
     def _release(self) -> bool:

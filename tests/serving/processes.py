@@ -1,0 +1,131 @@
+"""`kserve serve` as real processes on one data directory, load on them, and what the roster says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kserve._roster import Roster, SeatView
+from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.orders import Orders
+
+KSERVE = [sys.executable, "-m", "kserve"]
+
+
+class Served:
+    """One server process. Settings are given as KSERVE_* names without the prefix."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self.data = data
+        environment = dict(os.environ) | {f"KSERVE_{name.upper()}": value for name, value in settings.items()}
+        self.process = subprocess.Popen(
+            [*KSERVE, "serve", "--port", "0", "--json", "--data", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.pid = self.process.pid
+        self.log: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+        assert self.process.stdout is not None
+        self.port = int(json.loads(self.process.stdout.readline())["address"].rpartition(":")[2])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+    def get(self, path: str) -> Any:
+        """The JSON of an answer."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            connection.request("GET", path)
+            body = connection.getresponse().read()
+            return json.loads(body) if body.startswith(b"{") else body.decode()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+@contextlib.contextmanager
+def servers(data: Path, count: int, **settings: str) -> Iterator[list[Served]]:
+    """So many of them; ended at the end, those that a test killed too."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            server = Served(data, **{"drain_timeout": "1", **settings})
+            stack.callback(server.close)
+            found.append(server)
+        yield found
+
+
+class Load:
+    """One connection to each server that asks for one id after another; keeps what it was told, when and by whom."""
+
+    def __init__(self, found: Iterable[Served], ids: Callable[[int], int], path: str = "/v3/scores/{}") -> None:
+        self.told: list[tuple[float, str, float | None]] = []
+        self._ids = ids
+        self._path = path
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(server,), daemon=True) for server in found]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _run(self, server: Served) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        turn = 0
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            while not self._stop.is_set():
+                turn += 1
+                connection.request("GET", self._path.format(self._ids(turn)))
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+                self.told.append((time.monotonic(), response.headers["Kserve-Version"], answer.get("score")))
+
+
+def until(condition: Callable[[], Any], seconds: float = 15.0) -> float:
+    """Wait for it; how long it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() < start + seconds, "waited in vain"
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+def seats(data: Path) -> list[SeatView]:
+    """The living processes, by place."""
+    return Roster(Catalog(data).roster).seats()
+
+
+def orders(data: Path) -> Orders:
+    """The acts on a data directory, for this process."""
+    return Orders(Catalog(data), Settings(data=data))
+
+
+def acts(data: Path) -> list[str]:
+    """What the log has, in order."""
+    return [entry.act for entry in Catalog(data).log.entries()]
