@@ -120,6 +120,7 @@ class Desk:
             log.error("act %d (%s) of %s cannot be told of: %r", entry.n, entry.act, self._path, error)
 
     def _checked(self, entry: Entry, digest: str) -> None:
+        self._settle(entry.seen.get("against"), final=False)
         held = [str(gate) for gate in entry.seen.get("held") or ()]
         if not held:
             return

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from notices.support import V1, V2, Partner, act, announce, until
@@ -18,6 +19,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from kserve.errors import Busy
 from kserve.notices import deliveries
+from kserve.notices import store as store_module
 from kserve.notices.deliverer import NoticesThread, at_work
 from kserve.notices.incidents import Report, incidents, open_incident, resolve_incident
 from kserve.notices.store import Store
@@ -26,6 +28,13 @@ from kserve.settings import Settings
 
 Partners = Callable[..., Partner]
 DELIVER = "from kserve.cli.webhooks import webhooks_app; webhooks_app()"
+SERVER = """
+import time
+from kserve.notices.deliverer import NoticesThread
+from kserve.settings import load
+NoticesThread(load()).start()
+time.sleep(100)
+"""
 
 
 @pytest.fixture
@@ -43,6 +52,10 @@ def running(settings: Settings) -> Iterator[NoticesThread]:
         yield thread
     finally:
         thread.stop()
+
+
+def all_delivered(store: Store, count: int) -> bool:
+    return states(store) == ["delivered"] * count
 
 
 def states(store: Store) -> list[str]:
@@ -187,9 +200,9 @@ def test_another_takes_over(settings: Settings, now: Store, partner: Partners) -
 
 
 @contextmanager
-def process(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(settings: Settings, script: str = DELIVER, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | {"KSERVE_WEBHOOK_PRIVATE": "1", "KSERVE_DATA": str(settings.data)}
-    started = subprocess.Popen([sys.executable, "-c", DELIVER, "deliver", *arguments], env=environment, stderr=subprocess.PIPE)
+    started = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment, stderr=subprocess.PIPE)
     try:
         yield started
     finally:
@@ -209,12 +222,12 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_has_two_ids(
         announce(settings.data, version, previous)
         previous = version
     for kill in range(6):
-        with process(settings) as deliverer:
+        with process(settings, DELIVER, "deliver") as deliverer:
             one.wait(2 * kill + 1)
             time.sleep(0.03 * kill)
             deliverer.send_signal(signal.SIGKILL)
             deliverer.wait()
-    with process(settings, "--once") as last:
+    with process(settings, DELIVER, "deliver", "--once") as last:
         assert last.wait(60) == 0
     assert states(now) == ["delivered"] * 12
     bodies: dict[str, set[bytes]] = {}
@@ -228,19 +241,21 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_has_two_ids(
 
 
 @pytest.mark.heavy
-def test_two_deliverers_and_a_kill_between_the_act_and_the_notice(
+def test_a_killed_deliverer_is_followed_by_the_one_that_stands_by(
     settings: Settings, now: Store, partner: Partners
 ) -> None:
     one = partner()
     add_endpoint(now, one.url, private=True)
-    previous = None
+    previous, count = None, 0
     for number in range(10, 16):
         version = f"202601{number}T040000Z-0000000a"
-        with process(settings) as first, process(settings):
+        with process(settings, SERVER) as first, process(settings, SERVER):
+            until(lambda: (settings.data / "NOTICES").exists())
             announce(settings.data, version, previous)
-            time.sleep(0.25)
+            time.sleep(0.06 * (number - 10))
             first.send_signal(signal.SIGKILL)
-            one.wait(number - 9)
+            count += 1
+            until(partial(all_delivered, now, count))
         previous = version
     ids = [row["id"] for row in now.rows("SELECT id FROM events")]
     assert {request.id for request in one.requests} == set(ids)
@@ -259,13 +274,16 @@ def test_times_in_payloads_are_utc(settings: Settings, now: Store, partner: Part
     assert abs(int(request.headers["webhook-timestamp"]) - datetime.now(UTC).timestamp()) < 60
 
 
-def test_storage_that_fails_is_waited_for(settings: Settings, now: Store, partner: Partners) -> None:
+def test_storage_that_fails_is_waited_for(
+    settings: Settings, now: Store, partner: Partners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.1)
     one = partner()
     add_endpoint(now, one.url, private=True)
     other = Store.of(settings)
     with other.writing(), running(settings):
         announce(settings.data, V1)
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert one.requests == []
     other.close()
     with running(settings):
