@@ -79,7 +79,7 @@ MODELS = {
         "ks": 0.8,
         "moved": 1.0,
         "moved_far": 0.95,
-        "group_mean": 20.0,
+        "group_mean": 12.0,
         "drift_mean": 0.6,
         "drift_psi": 10.0,
     }

@@ -32,7 +32,7 @@ def psi(case: Case, who: str, old: Counts, new: Counts) -> Measure:
     """By whole points. What chance may do is added to the limits: only small groups feel it."""
     found, limits = shapes.psi(old, new), case.limits
     figure = f"PSI {found.value:.4f}"
-    reason = f"between the distributions of the scores of {who} is {figure}"
+    reason = f"the scores of {who}: {figure}"
     hold, warn = limits.psi + found.chance, limits.psi_warn + found.chance
     return Measure(found.value, hold, figure, words.number(limits.psi), reason, warn)
 
@@ -41,7 +41,7 @@ def ks(case: Case, who: str, old: Counts, new: Counts) -> Measure:
     """By whatever bins there are."""
     found, limits = shapes.ks(old, new), case.limits
     figure = f"KS {found.value:.4f}"
-    reason = f"between the distributions of the scores of {who} is {figure}"
+    reason = f"the scores of {who}: {figure}"
     hold, warn = limits.ks + found.chance, limits.ks_warn + found.chance
     return Measure(found.value, hold, figure, words.number(limits.ks), reason, warn)
 
