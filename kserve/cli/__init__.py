@@ -18,12 +18,14 @@ from kserve.cli import (
     comparing,
     demo,
     eligibility,
+    incidents,
     output,
     pages,
     publishing,
     reading,
     server,
     status,
+    webhooks,
 )
 from kserve.errors import KserveError, StorageError
 from kserve.namesake import refuse_namesake
@@ -108,7 +110,12 @@ def _reflow(group: typer.Typer) -> None:
             _reflow(inner.typer_instance)
 
 
-for _name, _group in (("quarantine", acts.quarantine_app), ("keys", apikeys.keys_app)):
+for _name, _group in (
+    ("quarantine", acts.quarantine_app),
+    ("incident", incidents.incident_app),
+    ("webhooks", webhooks.webhooks_app),
+    ("keys", apikeys.keys_app),
+):
     _add_group(_name, _group)
 
 

@@ -14,6 +14,7 @@ from kserve.errors import StorageError
 from kserve.settings import load
 from kserve.snapshots import shapes
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.words import percent
 
 if TYPE_CHECKING:
     from kserve.snapshots.measures import Cluster, Comparison, Groups, Moves, Portrait
@@ -201,7 +202,9 @@ def _print_counts(found: Comparison) -> None:
     labels = {"became_scored": "newly scored", "became_unscored": "newly unscored"}
     labels |= {"moved_over_5": "moved over 5 points", "moved_over_10": "moved over 10 points"}
     counts = _counts(found)
-    shares = {name: f" ({counts[name] / scored:.2%} of those scored in both)" for name in labels if "moved" in name}
+    shares = {
+        name: f" ({percent(counts[name] / scored)} of those scored in both)" for name in labels if "moved" in name
+    }
     output.card((labels.get(name, name), f"{count:,}{shares.get(name, '')}") for name, count in counts.items())
 
 
@@ -230,8 +233,8 @@ def _print_shifts(kind: str, rows: list[Shift]) -> None:
                 f"{one.old:,}",
                 f"{one.new:,}",
                 f"{one.mean:+.2f}",
-                f"{one.over5:.2%}",
-                f"{one.over10:.2%}",
+                percent(one.over5),
+                percent(one.over10),
             )
             for one in rows
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,10 @@ from kserve.records import NETWORKS
 from kserve.settings import Settings, load
 from kserve.snapshots.catalog import SNAPSHOT, Catalog
 
+LONGEST_SPAN = 5
+"""Characters of a duration, such as 9999d."""
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PROFILE_ID = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
@@ -25,6 +29,22 @@ def complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
     except (KserveError, OSError):
         return []
     return [version.name for version in versions if version.name.startswith(incomplete)]
+
+
+def complete_gate(incomplete: str) -> list[str]:
+    """Gates that may be accepted, for the shell."""
+    from kserve.snapshots.gates import GATES
+
+    return [f"{gate.name}=" for gate in GATES if not gate.integrity and gate.name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Model changes that may be declared, for the shell."""
+    try:
+        names = [f"model={name}" for name in load().models]
+    except KserveError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def setting(name: str, *declarations: str, without: str | bool = False) -> Any:
@@ -72,6 +92,17 @@ def aware(text: str, flag: str) -> datetime:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise typer.BadParameter(f"{text!r} is no time with a time zone, such as 2026-11-21T04:00:00Z", param_hint=flag)
+    return moment
+
+
+def later(text: str, flag: str) -> datetime:
+    """A time in the future, or so long from now."""
+    now = datetime.now(UTC)
+    if text[:-1].isdecimal() and text[-1] in _UNITS and len(text) <= LONGEST_SPAN:
+        return now + timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+    moment = aware(text, flag)
+    if moment <= now:
+        raise typer.BadParameter(f"{text} is over", param_hint=flag)
     return moment
 
 

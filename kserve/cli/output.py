@@ -87,7 +87,7 @@ def table(
         found.add_column(column, justify="right" if column in right else "left", no_wrap=column == columns[0])
     for number, row in enumerate(rows):
         found.add_row(*map(Text, row), style="bold" if number in bold else None)
-    console = Console(width=width())
+    console = Console(width=width(), height=len(found.rows))  # without a height, a dumb terminal is 80 columns wide
     with console.capture() as capture:
         console.print(found)
     for line in capture.get().splitlines():

@@ -6,7 +6,6 @@ import glob
 import shlex
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,12 +32,18 @@ Declare = Annotated[
     typer.Option(
         "--declare",
         metavar="model=NAME",
+        autocompletion=options.complete_model,
         help="The scoring model was changed on purpose: take the thresholds registered for that.",
     ),
 ]
 Accept = Annotated[
     list[str] | None,
-    typer.Option("--accept", metavar="GATE=REASON", help="Announce although this gate holds; may be repeated."),
+    typer.Option(
+        "--accept",
+        metavar="GATE=REASON",
+        autocompletion=options.complete_gate,
+        help="Announce although this gate holds; may be repeated.",
+    ),
 ]
 Until = Annotated[
     str,
@@ -53,8 +58,6 @@ LABELS = {
     "watch": "watching what is served",
 }
 """Of the progress bars, by stage."""
-
-UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @inputs.flags_of(inputs.Told, "told")
@@ -149,19 +152,8 @@ def _acceptances(given: list[str], by: str, until: str) -> list[Acceptance]:
             raise typer.BadParameter(
                 f"{text!r} is not GATE=REASON, such as movement='change announced on 19 October'", param_hint="--accept"
             )
-        found.append(Acceptance(gate, reason.strip(), by, _until(until)))
+        found.append(Acceptance(gate, reason.strip(), by, options.later(until, "--until")))
     return found
-
-
-def _until(text: str) -> datetime:
-    """The end of an acceptance: a time in the future, or so long from now."""
-    now = datetime.now(UTC)
-    if text[:-1].isdecimal() and text[-1] in UNITS:
-        return now + timedelta(**{UNITS[text[-1]]: int(text[:-1])})
-    moment = options.aware(text, "--until")
-    if moment <= now:
-        raise typer.BadParameter(f"{text} is over", param_hint="--until")
-    return moment
 
 
 class Narrator:
@@ -398,7 +390,11 @@ def _emit_check(found: Report) -> None:
 
 def print_report(report: Report) -> None:
     """The gates as a table, and how the scores are spread, before and now."""
-    rows = [_finding_row(finding) for finding in report.findings]
+    whys = ["", *map(_why, report.findings)]
+    rows = [
+        (found.gate, _verdict(found), found.figure, found.threshold, "the same" if why and why == before else why)
+        for found, before, why in zip(report.findings, whys, whys[1:], strict=False)
+    ]
     held = [number for number, finding in enumerate(report.findings) if finding.holds]
     output.table(("gate", "verdict", "figure", "threshold", "why"), rows, bold=held)
     versions = [] if report.old is None else [("old", report.old.histogram)]
@@ -407,11 +403,16 @@ def print_report(report: Report) -> None:
         output.say(line)
 
 
-def _finding_row(finding: Finding) -> tuple[str, str, str, str, str]:
-    why = "" if finding.verdict == "pass" else output.clean(finding.reason)
-    verdict: str = finding.verdict
-    if finding.accepted is not None:
-        accepted = finding.accepted
-        verdict = "accepted"
-        why = f"by {accepted.by} until {output.moment(accepted.until)}: {output.clean(accepted.reason)}; {why}"
-    return finding.gate, verdict, finding.figure, finding.threshold, why
+def _verdict(finding: Finding) -> str:
+    return finding.verdict if finding.accepted is None else "accepted"
+
+
+def _why(finding: Finding) -> str:
+    """Of a warning or a hold; and who accepted that, and why."""
+    if finding.verdict == "pass":
+        return ""
+    reason = output.clean(finding.reason)
+    if finding.accepted is None:
+        return reason
+    given = finding.accepted
+    return f"by {given.by} until {output.moment(given.until)}: {output.clean(given.reason)}; {reason}"

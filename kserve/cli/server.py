@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from kserve.cli import options, output
@@ -15,6 +16,14 @@ def serve(
     port: options.Port = None,
     verify_at_open: Annotated[Literal["structure", "full"] | None, setting("verify_at_open")] = None,
     warm: Annotated[bool | None, setting("warm", "--warm/--no-warm")] = None,
+    sentinel: Annotated[bool | None, setting("sentinel", "--sentinel/--no-sentinel")] = None,
+    trusted_keys: Annotated[Path | None, setting("trusted_keys")] = None,
+    signing_key: Annotated[Path | None, setting("signing_key")] = None,
+    console: Annotated[bool | None, setting("console", "--console/--no-console")] = None,
+    public_url: Annotated[str | None, setting("public_url")] = None,
+    webhook_private: Annotated[
+        bool | None, setting("webhook_private", "--webhook-private/--no-webhook-private")
+    ] = None,
     batch_limit: Annotated[int | None, setting("batch_limit")] = None,
     body_limit: Annotated[int | None, setting("body_limit")] = None,
     header_timeout: Annotated[float | None, setting("header_timeout")] = None,
@@ -42,6 +51,12 @@ def serve(
         port=port,
         verify_at_open=verify_at_open,
         warm=warm,
+        sentinel=sentinel,
+        trusted_keys=trusted_keys,
+        signing_key=signing_key,
+        console=console,
+        public_url=public_url,
+        webhook_private=webhook_private,
         batch_limit=batch_limit,
         body_limit=body_limit,
         header_timeout=header_timeout,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.support import TAXONOMY, done
+from cli.support import DAY, DAY_ONE, DAY_TWO, TAXONOMY, done
 
 
 @pytest.fixture(autouse=True)
@@ -20,15 +20,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """day1, day2 (inputs of 2,000 profiles) and data, where both are published and a candidate waits."""
+    """day1, day2 (inputs of 2,000 profiles of yesterday and now) and data: both published, and a candidate waits."""
     folder = tmp_path_factory.mktemp("cli")
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for day in (1, 2):
-            done("synth", f"day{day}", "--profiles", 2000, "--day", day)
-            done("publish", f"day{day}", *TAXONOMY)
-        done("build", "day1", "--scored-at", "2026-01-10T04:00:00Z")
+        for day, scored_at in ((1, DAY_ONE), (2, DAY_TWO)):
+            done("synth", f"day{day}", "--profiles", 2000, "--day", day, "--scored-at", scored_at)
+        done("publish", "day1", *TAXONOMY, "--first")
+        done("publish", "day2", *TAXONOMY)
+        done("build", "day1", *TAXONOMY, "--scored-at", DAY_TWO + 7 * DAY)
         yield folder
     finally:
         os.chdir(before)
@@ -39,6 +40,14 @@ def published(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Within the folder of two published days; only to be read."""
     monkeypatch.chdir(made)
     return made
+
+
+@pytest.fixture
+def nights(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it all, to be changed."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -10,12 +10,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from kserve.cli import main
+
+DAY = timedelta(days=1)
+DAY_TWO = datetime.now(UTC).replace(microsecond=0)
+DAY_ONE = DAY_TWO - DAY
+"""When the scores of the two inputs were made."""
 
 TAXONOMY = ("--topics", "day1/topics.csv", "--topic-edges", "day1/topic_edges.csv")
 KSERVE = [sys.executable, "-m", "kserve"]

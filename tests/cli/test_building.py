@@ -1,14 +1,14 @@
-"""build, publish and synth."""
+"""build, manifest and synth."""
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from cli.support import TAXONOMY, done, run, tree
+from cli.support import DAY_TWO, TAXONOMY, done, run, tree
 from snapshots import write_parquet
 
 from kserve.snapshots.catalog import Catalog
@@ -93,62 +93,39 @@ def test_options_that_make_no_sense(inputs: Path, options: tuple[str, str]) -> N
     assert not Path("data").exists()
 
 
-def test_publish_tells_its_steps(inputs: Path) -> None:
-    lines = done("publish", "day1", *TAXONOMY).out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        ["1", "build"],
-        ["2", "verify"],
-        ["3", "rename"],
-        ["4", "announce"],
-    ]
-    version = Catalog("data").announced()
-    assert version is not None
-    assert f"data now serves {version}" in lines[-1]
-
-
-def test_publish_a_version_then_an_input_then_the_old_version_again(inputs: Path) -> None:
-    first = done("build", "day1", *TAXONOMY, "--json").json()["version"]
-    document = done("publish", first, "--json").json()
-    assert document.keys() == {"version", "previous", "built", "manifest", "seconds"}
-    assert (document["version"], document["previous"], document["built"]) == (first, None, False)
-    document = done("publish", "day2/*.parquet", *TAXONOMY, "--scored-at", "2026-01-03T04:00:00Z", "--json").json()
-    assert (document["previous"], document["built"]) == (first, True)
-    assert document["manifest"]["changes_from"] == {"day": first, "week": None, "month": None}
-    again = done("publish", first)
-    assert "3  rename    it lies in data/snapshots/" in again.out
-    assert Catalog("data").announced() == first
-
-
-def test_publish_what_is_not_there(inputs: Path) -> None:
-    for what in ("nothing", "20260102T040000Z-00000000", "nothing/*.parquet"):
-        error = run("publish", what, "--json").error()
-        assert error["slug"] == "unknown-version"
-        assert what in error["message"]
-
-
-def test_publish_takes_no_build_options_with_a_version(inputs: Path) -> None:
-    version = done("build", "day1", "--json").json()["version"]
-    assert run("publish", version, "--column", "score=s", "--json").error()["slug"] == "usage"
-    assert run("publish", version, "--max-rejects", "3", "--json").error()["slug"] == "usage"
-    assert Catalog("data").announced() is None
-
-
 def test_data_from_the_environment_and_from_the_settings_file(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("kserve.toml").write_text('data = "from-file"\n')
-    done("publish", "day1")
+    done("build", "day1")
     monkeypatch.setenv("KSERVE_DATA", "from-environment")
-    done("publish", "day1")
-    done("publish", "day1", "--data", "from-flag")
+    done("build", "day1")
+    done("build", "day1", "--data", "from-flag")
     assert {path.name for path in Path().glob("from-*")} == {"from-file", "from-environment", "from-flag"}
 
 
 def test_synth_makes_what_build_takes(inputs: Path) -> None:
     document = done("synth", "more", "--profiles", 500, "--day", 9, "--seed", 3, "--columns", "core", "--json").json()
     assert {"out", "files", "scored_at", "profiles", "day", "seed", "columns", "bytes", "seconds"} == document.keys()
-    assert document["scored_at"] == "2026-01-10T04:00:00+00:00"
+    assert DAY_TWO <= datetime.fromisoformat(document["scored_at"]) <= datetime.now(UTC)
     assert all(Path(file).is_file() for file in document["files"])
     manifest = done("build", "more", "--json").json()["manifest"]
     assert manifest["rows"]["read"] == 500
     assert json.loads(Path("more/_manifest.json").read_text())["rows"] == 500
     said = done("synth", "text", "--profiles", 50).out
-    done(*said.rpartition("kserve ")[2].split())
+    done(*said.rpartition("kserve ")[2].split(), "--first")
+    earlier = done("synth", "earlier", "--profiles", 5, "--scored-at", "2026-03-01T12:00:00+02:00", "--json").json()
+    assert earlier["scored_at"] == "2026-03-01T10:00:00+00:00"
+
+
+def test_manifest_for_a_pipeline_that_writes_none(inputs: Path) -> None:
+    written = json.loads(Path("day1/_manifest.json").read_text())
+    assert run("manifest", "day1", "--json").error()["slug"] == "bad-input"
+    document = done("manifest", "day1", "--scored-at", written["scored_at"], "--force", "--json").json()
+    assert document["file"] == "day1/_manifest.json"
+    assert document["manifest"] == {name: value for name, value in written.items() if name != "generator"}
+    assert "rows" in done("manifest", "day1", "--force").out
+    write_parquet(Path("rows.parquet"), ROWS)
+    done("manifest", "rows.parquet", "--scored-at", DAY_TWO)
+    version = done("build", "rows.parquet", "--json").json()["version"]
+    assert version.startswith(f"{DAY_TWO:%Y%m%dT%H%M%SZ}")
+    assert run("manifest", "rows.parquet", "--scored-at", "now", "--force", "--json").error()["slug"] == "usage"
+    assert run("manifest", "nothing", "--json").error()["slug"] == "bad-input"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from cli.support import TAXONOMY, done, ended, process, run, started, tree
 
 import kserve
+from kserve.snapshots import gates
 from kserve.snapshots.catalog import Catalog
 
 SMALL = ("--profiles", 2000)
@@ -75,7 +77,7 @@ def test_serves_what_it_shows_until_it_is_told_to_end(shown: tuple[Path, Any]) -
             assert _typed(sample["command"]) == sample["answer"]
         result = ended(popen, signal.SIGTERM)
     assert (result.code, result.out) == (0, "")
-    assert tree(data) == before
+    assert tree(data) == before | {"SENTINEL"}
 
 
 def _typed(command: str) -> Any:
@@ -122,22 +124,33 @@ def test_what_is_missing_is_made_again(shown: tuple[Path, Any], tmp_path: Path) 
     assert Catalog(data).announced() == versions[1]
 
 
-def test_another_demo_in_the_same_data(shown: tuple[Path, Any], tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(shown[0], data)
-    other = process("demo", "--profiles", 500, "--seed", 2, "--data", data, "--json").json()["versions"]
-    assert not set(other) & set(shown[1]["versions"])
-    assert Catalog(data).announced() == other[1]
-    assert process("demo", *SMALL, "--data", data, "--json").json()["versions"] == shown[1]["versions"]
-    assert Catalog(data).announced() == shown[1]["versions"][1]
+def test_another_demo_in_the_same_data_is_refused(shown: tuple[Path, Any]) -> None:
+    before = tree(shown[0])
+    error = process("demo", "--profiles", 500, "--seed", 2, "--data", shown[0], "--json").error()
+    assert (error["slug"], "--data" in error["message"]) == ("setting", True)
+    assert tree(shown[0]) == before
 
 
 def test_real_snapshots_are_left_alone(inputs: Path) -> None:
-    done("publish", "day1", *TAXONOMY, "--scored-at", "2026-11-21T04:00:00Z")
+    done("publish", "day1", *TAXONOMY, "--first")
     before = tree(Path("data"))
     error = run("demo", *SMALL, "--json").error()
     assert (error["slug"], "--data" in error["message"]) == ("setting", True)
     assert tree(Path("data")) == before
+
+
+def test_the_cycle_is_the_real_one(shown: tuple[Path, Any]) -> None:
+    first, second = shown[1]["versions"]
+    log = Catalog(shown[0]).log.entries()
+    cycle = ("build", "check", "stage", "announce", "good")
+    assert [(act.act, act.version) for act in log] == [(act, version) for version in (first, second) for act in cycle]
+    report = gates.load(shown[0], second)
+    assert report is not None
+    assert (report.against, report.held, report.first) == (first, (), False)
+    now = datetime.now(UTC)
+    made = [version.scored_at for version in Catalog(shown[0]).versions()]
+    assert now - timedelta(days=1) < made[0] <= now
+    assert made[0] - made[1] == timedelta(days=1)
 
 
 def test_address_that_is_taken_is_found_out_first(tmp_path: Path) -> None:

@@ -9,22 +9,54 @@ import shlex
 import subprocess
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
-from cli.support import done, process
+from cli.support import done, process, run
 
 from kserve import errors
 from kserve.cli import INTERRUPTED, app, output
 from kserve.settings import Settings
+from kserve.snapshots.catalog import Catalog
 
 GROUP: typing.Any = typer.main.get_command(app)
-COMMANDS: dict[str, typing.Any] = GROUP.commands
+
+
+def flattened(group: typing.Any, before: str = "") -> Iterator[tuple[str, typing.Any]]:
+    """All commands by name, such as "quarantine list"."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from flattened(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
+COMMANDS = dict(flattened(GROUP))
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 EXAMPLE = re.compile(r"^ *\$ (kserve .*)$", re.MULTILINE)
-WITHIN = ("synth", "build", "publish", "history", "show", "get", "eligible")
-"""Commands whose examples can follow each other; serve and demo have tests of their own."""
+WITHIN = (
+    "synth",
+    "manifest",
+    "build",
+    "publish",
+    "history",
+    "status",
+    "show",
+    "get",
+    "eligible",
+    "pin",
+    "unpin",
+    "prune",
+)
+"""Commands whose examples can follow each other."""
+
+ON_TWO_NIGHTS = ("check", "diff", "quarantine list", "quarantine add", "quarantine release", "rollback")
+"""And those whose examples need more; they name versions that are put in place of."""
+
+HELD = 3
 
 
 def chapter(name: str) -> str:
@@ -45,8 +77,9 @@ def test_help_says_what_when_and_how(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_shown(name: str) -> None:
-    assert f"Usage: kserve {name}" in process(name, "--help").out
+def test_help_is_shown(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = done(*name.split(), "--help").out + capfd.readouterr().out
+    assert f"Usage: kserve {name}" in " ".join(shown.split())
 
 
 def test_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,21 +89,42 @@ def test_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             done(*shlex.split(line)[1:])
 
 
+def test_examples_on_two_nights_work(nights: Path) -> None:
+    candidate, live, before = (version.name for version in Catalog("data").versions())
+    places = {
+        "check": (live,),
+        "diff": (before, live),
+        "quarantine add": (candidate,),
+        "quarantine release": (candidate,),
+    }
+    for name in ON_TWO_NIGHTS:
+        (line,) = EXAMPLE.findall(COMMANDS[name].help)
+        words = shlex.split(line)[1:]
+        versions = iter(places.get(name, ()))
+        words = [next(versions) if VERSION.fullmatch(word) else word for word in words]
+        assert run(*words).code == (HELD if name == "check" else 0)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_json_and_data(name: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-    assert {"--json", "--data"} <= options
+    assert {"--json", "--data"} - ({"--data"} if name.startswith("keys signing") else set()) <= options
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def options_of(name: str) -> set[str]:
+    found = [one for one in COMMANDS[name].params if isinstance(one, typer.core.TyperOption)]
+    return {option for parameter in found for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("name", {name.split()[0] for name in COMMANDS})
 def test_page_lists_every_option(name: str) -> None:
     page = chapter(f"kserve {name}")
-    listed = set(re.findall(r"--[a-z][a-z-]*", page))
-    for parameter in COMMANDS[name].params:
-        if isinstance(parameter, typer.core.TyperOption):
-            assert {*parameter.opts, *parameter.secondary_opts} <= listed
-    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
-    assert listed <= known | {"--no-warm"}
+    for command in COMMANDS:
+        if command.split()[0] == name:
+            assert f"kserve {command}" in page
+            assert options_of(command) - set(re.findall(r"--[a-z][a-z-]*", page)) == set()
+    known = set().union(*map(options_of, COMMANDS))
+    assert set(re.findall(r"--[a-z][a-z-]*", page)) <= known
 
 
 def test_page_lists_the_options_of_kserve_itself() -> None:
@@ -90,9 +144,10 @@ def test_page_lists_every_exit_code() -> None:
 
 
 def test_every_setting_of_the_server_is_a_flag_with_its_help() -> None:
-    building = {"max_rejects"}
+    """All but those of a publisher, and those that are tables."""
+    publishing = {"max_rejects", "require_manifest", "golden", "cadence", "stage", "stage_timeout", "by"}
     flags = {parameter.name: parameter for parameter in COMMANDS["serve"].params}
-    assert flags.keys() - {"as_json"} == Settings.model_fields.keys() - building
+    assert flags.keys() - {"as_json"} == Settings.model_fields.keys() - publishing - {"gates", "models", "watch"}
     for name in flags.keys() - {"as_json", "data"}:
         description = Settings.model_fields[name].description
         assert description is not None
@@ -109,9 +164,12 @@ def complete(words: str) -> list[str]:
 
 def test_completion(published: Path) -> None:
     versions = [version["version"] for version in done("history", "--json").json()["versions"]]
-    assert set(COMMANDS) <= set(complete("kserve "))
+    assert {name.split()[0] for name in COMMANDS} <= set(complete("kserve "))
     assert complete("kserve show ") == versions
-    assert complete("kserve publish ") == versions
+    assert complete("kserve publish ") == complete("kserve check ") == complete("kserve rollback ") == versions
+    assert complete("kserve diff ") == complete(f"kserve diff {versions[0]} ") == versions
+    assert complete("kserve publish day1 --accept m") == ["mass=", "movement="]
+    assert complete("kserve publish day1 --declare ") == ["model=2011-10"]
     assert complete("kserve get 42 --version ") == versions
     assert complete("kserve show --data nothing ") == []
     assert complete("kserve build day1 --topic-") == ["--topic-edges"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.support import done, run
+from cli.support import DAY_TWO, done, run
 from serving.support import serving
 from snapshots import publish
 
@@ -18,7 +18,7 @@ UNKNOWN = "18446744073709551615"
 def test_history_marks_the_announced_version(published: Path) -> None:
     lines = done("history").out.splitlines()
     announced = Catalog("data").announced()
-    assert lines[0].split() == ["version", "state", "scored", "at", "profiles", "size", "announced", "at"]
+    assert lines[0].split() == ["version", "state", "marks", "scored", "at", "profiles", "size", "announced", "at"]
     assert [line.split()[0] for line in lines if "*" in line] == [announced, "*"]
     assert [word for line in lines for word in ("candidate", "announced", "retired") if f"  {word}  " in line] == [
         "candidate",
@@ -33,12 +33,15 @@ def test_history_as_json(published: Path) -> None:
     assert [version["state"] for version in document["versions"]] == ["candidate", "announced", "retired"]
     assert document["versions"][0].keys() == {
         *("version", "state", "scored_at", "profiles", "scored", "file_bytes", "built_at", "announced_at"),
+        *("good", "pinned", "quarantined"),
     }
     assert document["versions"][0]["announced_at"] is None
+    assert [version["good"] for version in document["versions"]] == [False, True, True]
 
 
 def test_history_of_nothing(tmp_path: Path) -> None:
-    assert done("history", "--data", tmp_path / "none", "--json").json() == {"announced": None, "versions": []}
+    document = done("history", "--data", tmp_path / "none", "--json").json()
+    assert document == {"announced": None, "frozen": False, "versions": []}
     assert "kserve build" in done("history", "--data", tmp_path / "none").out
 
 
@@ -61,7 +64,7 @@ def test_show_by_default_the_announced_version(published: Path) -> None:
 def test_show_a_candidate(published: Path) -> None:
     candidate = done("history", "--json").json()["versions"][0]["version"]
     assert done("show", candidate, "--json").json()["state"] == "candidate"
-    assert "day unknown, week from 20260103T" in done("show", candidate).out
+    assert f"day unknown, week from {DAY_TWO:%Y%m%dT}" in done("show", candidate).out
 
 
 def test_show_what_is_not_there(published: Path, tmp_path: Path) -> None:
