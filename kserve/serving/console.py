@@ -111,7 +111,7 @@ class Console:
         wait = self._attempts.wait(visit.address)
         if wait:
             text = f"Too many attempts failed from your address. Try again in {wait} seconds."
-            return visit.page("sign_in.html", 429, error=text)
+            return visit.page("sign_in.html", 429, error=text)._replace(wait=wait)
         key = self._keys.check(visit.fields.get("key", "").strip(), SCOPE)
         if key is None:
             self._attempts.failed(visit.address)
@@ -128,6 +128,8 @@ class Console:
         headers = {"Content-Type": HTML, "Cache-Control": "no-store", **pages.headers()}
         if answer.location is not None:
             headers["Location"] = answer.location
+        if answer.wait:
+            headers["Retry-After"] = str(answer.wait)
         response = reply(self._front, request, answer.code, answer.html.encode(), headers)
         if answer.session is not None:
             sessions.keep(response, answer.session, request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -87,7 +88,7 @@ class Attempts:
         recent = self._recent(_network(address))
         if len(recent) < ATTEMPTS:
             return 0
-        return int(recent[-ATTEMPTS] + ATTEMPTS_SECONDS - self._clock()) + 1
+        return math.ceil(recent[-ATTEMPTS] + ATTEMPTS_SECONDS - self._clock())
 
     def failed(self, address: str | None) -> None:
         """Count one more."""
@@ -142,7 +143,7 @@ def right_token(session: Session, token: str) -> bool:
 
 
 def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogatepass"))
+    return hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
 
 
 def _mac(pepper: bytes, text: str) -> str:

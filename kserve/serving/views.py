@@ -35,12 +35,16 @@ DONE = {
 
 
 class Answer(NamedTuple):
-    """A page, or where to go instead; ``session`` is one that the browser shall keep from now on."""
+    """A page, or where to go instead.
+
+    ``session`` is one that the browser shall keep from now on, ``wait`` the seconds until it may ask again.
+    """
 
     code: int
     html: str = ""
     location: str | None = None
     session: Session | None = None
+    wait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
