@@ -23,6 +23,8 @@ __all__ = ["GATES", "Acceptance", "Figures", "Finding", "Gate", "Report", "load"
 LOW_SHARE = 0.1
 """The lowest whole points are those that at most this share of the live version's scores do not exceed."""
 
+TURNOVER_SIGMAS = 4.0
+
 FUTURE = timedelta(minutes=5)
 """How far two clocks may differ."""
 
@@ -107,8 +109,16 @@ def nulls(case: Case, both: Comparison) -> Judgement:
     measures = [Measure(0.0, limit, "0 pp", words.more_percent(limit), "no column of the input has more nulls")]
     for column in sorted(input_columns(case.live_manifest) & input_columns(case.manifest) & both.new.nulls.keys()):
         old, new = both.old.nulls[column] / both.old.profiles, both.new.nulls[column] / both.new.profiles
-        measures.append(_growth(f"of the values of {column} are null", old, new, limit))
+        allowed = max(limit, _turnover(both, old))
+        if column.endswith("_change"):  # nobody knows how those changed who are new
+            allowed += both.added / both.new.profiles
+        measures.append(_growth(f"of the values of {column} are null", old, new, allowed))
     return judge(*sorted(measures, key=lambda measure: measure.strain, reverse=True))
+
+
+def _turnover(both: Comparison, share: float) -> float:
+    """By how much a share may change by chance, when profiles come and go: it matters where there are few thousands."""
+    return TURNOVER_SIGMAS * math.sqrt((both.added + both.removed) * share * (1 - share)) / both.new.profiles
 
 
 def unscored(case: Case, both: Comparison) -> Judgement:
@@ -213,7 +223,7 @@ def movement(case: Case, both: Comparison) -> Judgement:
             f"{words.percent(moved / scored)} of the profiles moved more than {points} points ({words.count(moved)})"
         )
         share = case.share(limit)
-        figure = f"{words.percent(moved / scored)} > {points}"
+        figure = f"{words.percent(moved / scored)} over {points} points"
         measures.append(Measure(moved / scored, share, figure, words.percent(share), reason))
     return judge(*measures, *groups.means(case, both), *groups.clusters(case, both, "moved"))
 

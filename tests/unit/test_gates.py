@@ -519,6 +519,29 @@ def test_changes_that_the_builder_computes_are_no_columns_of_the_input(make):
     assert judged("nulls", case).reason.startswith("100 % of the values of day_change are null")
 
 
+def test_nobody_knows_how_new_profiles_changed(make):
+    given = {"added": 20_000, "removed": 20_000}
+    told = MANIFEST | {"changes_from": {"day": "input"}}
+
+    def verdict(more: int) -> str:
+        grown = with_new(nulls=comparison().new.nulls | {"day_change": 5_000 + more})
+        return judged("nulls", make(replace(grown, **given), manifest=told, live_manifest=told)).verdict
+
+    assert (verdict(20_900), verdict(21_100)) == ("pass", "hold")
+
+
+def test_where_there_are_few_profiles_chance_is_allowed_for(make):
+    """2,000 profiles, 40 of them new, half of them null: 12 more may be chance, 14 may not."""
+
+    def verdict(more: int) -> str:
+        given = comparison(added=20, removed=20)
+        old, new = (replace(p, profiles=2000, nulls={"location": 1000}) for p in (given.old, given.new))
+        few = replace(given, old=old, new=replace(new, nulls={"location": 1000 + more}))
+        return judged("nulls", make(few)).verdict
+
+    assert (verdict(12), verdict(14)) == ("pass", "hold")
+
+
 def test_a_manifest_that_is_missing_is_let_through_by_one_setting_only(make):
     without = MANIFEST | {"input": None}
     assert judged("complete", make(manifest=without)).verdict == "hold"
