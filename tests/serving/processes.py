@@ -27,24 +27,27 @@ class Served:
     """One server process. Settings are given as KSERVE_* names without the prefix."""
 
     def __init__(self, data: Path, **settings: str) -> None:
-        self.data = data
         environment = dict(os.environ) | {f"KSERVE_{name.upper()}": value for name, value in settings.items()}
+        self._log = os.memfd_create("log")
         self.process = subprocess.Popen(
             [*KSERVE, "serve", "--port", "0", "--json", "--data", str(data)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             env=environment,
         )
         self.pid = self.process.pid
-        self.log: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self.process.stdout is not None
-        self.port = int(json.loads(self.process.stdout.readline())["address"].rpartition(":")[2])
+        self.port = 0
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(self.process.stderr)
+    def wait_until_it_listens(self) -> None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.log()
+        self.port = int(json.loads(line)["address"].rpartition(":")[2])
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return os.pread(self._log, 1 << 20, 0).decode()
 
     def get(self, path: str) -> Any:
         """The JSON of an answer."""
@@ -58,9 +61,11 @@ class Served:
         self.process.wait(20)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        with self.process:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+        os.close(self._log)
 
 
 @contextlib.contextmanager
@@ -72,6 +77,8 @@ def servers(data: Path, count: int, **settings: str) -> Iterator[list[Served]]:
             server = Served(data, **{"drain_timeout": "1", **settings})
             stack.callback(server.close)
             found.append(server)
+        for server in found:
+            server.wait_until_it_listens()
         yield found
 
 

@@ -1,0 +1,534 @@
+"""The sentinel: what it thinks of figures, against a slow twin; and what it does, on real servers that are killed."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import snapshots
+from hypothesis import given
+from serving.processes import Load, acts, orders, seats, servers, until
+
+from kserve._roster import Seat, SeatView, Served
+from kserve._sample import sample
+from kserve.serving import verdict
+from kserve.serving.sentinel import NOTHING, History, Sentinel, minus, plus, total
+from kserve.serving.verdict import Bounds, Pairs
+from kserve.settings import MODELS, Settings, Watch
+from kserve.snapshots.catalog import Catalog
+
+BOUNDS = Bounds.of(Watch())
+DAY = timedelta(days=1)
+
+
+# What it thinks.
+
+
+def counts(scores: list[float | None] | None = None, **others: int) -> Served:
+    """The counts of these answers; an answer of None is unscored, one below 1 unknown."""
+    scores = scores or []
+    known = [round(score * 100) for score in scores if score is not None and score >= 1]
+    found = {
+        "answers": len(scores),
+        "scored": len(known),
+        "unscored": scores.count(None),
+        "lowest": known.count(100),
+        "hundredths": sum(known),
+        "squares": sum(score * score for score in known),
+    }
+    found["unknown"] = found["answers"] - found["scored"] - found["unscored"]
+    return NOTHING._replace(**found, **others)
+
+
+ANSWERS = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0]), st.floats(1, 100)), min_size=100, max_size=300)
+
+
+def proportion_breaches(before: list[bool], after: list[bool], bound: float, either_way: bool = False) -> bool:
+    """From the answers themselves."""
+    old, new, pooled = statistics.fmean(before), statistics.fmean(after), statistics.fmean(before + after)
+    change = abs(new - old) if either_way else new - old
+    deviation = math.sqrt(pooled * (1 - pooled) / len(before) + pooled * (1 - pooled) / len(after))
+    return change > bound and change > verdict.SIGNIFICANT * deviation
+
+
+@given(ANSWERS, ANSWERS)
+def test_served_answers_against_a_slow_twin(before: list[float | None], after: list[float | None]) -> None:
+    found = verdict.served(counts(before), counts(after), BOUNDS)
+    for name, test, bound in (
+        ("unknown", lambda score: score == 0, BOUNDS.unknown),
+        ("unscored", lambda score: score is None, BOUNDS.unknown),
+        ("lowest", lambda score: score is not None and round(score * 100) == 100, BOUNDS.lowest),
+    ):
+        expected = proportion_breaches([test(s) for s in before], [test(s) for s in after], bound)
+        assert (name in found) == expected
+    old, new = ([round(s * 100) / 100 for s in scores if s is not None and s >= 1] for scores in (before, after))
+    if min(len(old), len(new)) >= BOUNDS.answers:
+        change = abs(statistics.fmean(new) - statistics.fmean(old))
+        deviation = math.sqrt(statistics.pvariance(old) / len(old) + statistics.pvariance(new) / len(new))
+        expected = change / statistics.fmean(old) > BOUNDS.mean and change > verdict.SIGNIFICANT * deviation
+        assert ("mean" in found) == expected
+    else:
+        assert "mean" not in found
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300), st.lists(st.booleans(), min_size=1, max_size=300))
+def test_eligibility_and_errors_against_a_slow_twin(before: list[bool], after: list[bool]) -> None:
+    def told(answers: list[bool]) -> Served:
+        yes, no = sum(answers), len(answers) - sum(answers)
+        return counts(asked=len(answers), eligible=yes, errors=yes, requests=no)
+
+    found = verdict.served(told(before), told(after), BOUNDS)
+    enough = min(len(before), len(after)) >= BOUNDS.answers
+    assert ("eligible" in found) == (enough and proportion_breaches(before, after, BOUNDS.eligible, either_way=True))
+    assert ("errors" in found) == (enough and proportion_breaches(before, after, BOUNDS.errors))
+
+
+STORED = st.lists(st.one_of(st.sampled_from([0, 0xFFFF, 100]), st.integers(100, 10_000)), min_size=1, max_size=300)
+
+
+@given(st.data())
+def test_pairs_against_a_slow_twin(data: st.DataObject) -> None:
+    old = data.draw(STORED)
+    new = data.draw(st.lists(st.sampled_from([*old, 0, 0xFFFF, 100]), min_size=len(old), max_size=len(old)))
+    pairs = Pairs.of(np.array(old, dtype=np.uint16), np.array(new, dtype=np.uint16))
+    both = [(a, b) for a, b in zip(old, new, strict=True) if a not in (0, 0xFFFF) and b not in (0, 0xFFFF)]
+    assert (pairs.ids, pairs.both) == (len(old), len(both))
+    for name, value in (("unknown", 0), ("unscored", 0xFFFF), ("lowest", 100)):
+        assert getattr(pairs, name) == pytest.approx((old.count(value) / len(old), new.count(value) / len(new)))
+    if both:
+        assert pairs.moved == pytest.approx(sum(abs(b - a) > 1000 for a, b in both) / len(both))
+        assert pairs.mean == pytest.approx(tuple(statistics.fmean(column) / 100 for column in zip(*both, strict=True)))
+
+
+@given(STORED)
+def test_a_version_is_as_good_as_itself(stored: list[int]) -> None:
+    scores = np.array(stored, dtype=np.uint16)
+    assert verdict.hot(Pairs.of(scores, scores), BOUNDS) == {}
+
+
+def pairs(share_bad: float, to: int, of: int = 1000) -> Pairs:
+    old = np.full(of, 5000, dtype=np.uint16)
+    new = old.copy()
+    new[: round(share_bad * of)] = to
+    return Pairs.of(old, new)
+
+
+@pytest.mark.parametrize(
+    ("to", "share", "figures"),
+    [
+        (0, 0.06, {"hot_unknown"}),
+        (0, 0.04, set()),
+        (0xFFFF, 0.06, {"hot_unscored"}),
+        (100, 0.03, {"hot_lowest"}),
+        (100, 0.01, set()),
+        (6500, 0.06, {"hot_moved"}),
+        (5900, 0.20, set()),
+        (5600, 1.0, {"hot_mean"}),
+    ],
+)
+def test_what_the_same_ids_show(to: int, share: float, figures: set[str]) -> None:
+    assert set(verdict.hot(pairs(share, to), BOUNDS)) == figures
+
+
+def test_few_ids_show_nothing() -> None:
+    assert verdict.hot(pairs(1.0, 100, of=99), BOUNDS) == {}
+
+
+def test_other_traffic_is_not_the_versions_fault() -> None:
+    """A crawler asks for ids that nobody has, another campaign for the famous: on both versions alike."""
+    before = counts([50.0] * 1000)
+    crawled = counts([0.0] * 500 + [50.0] * 500)
+    famous = counts([95.0] * 1000)
+    alike = pairs(0.0, 0)
+    assert set(verdict.served(before, crawled, BOUNDS)) == {"unknown"}
+    assert verdict.verdict(before, crawled, alike, alike, BOUNDS) == {}
+    assert verdict.verdict(before, famous, alike, alike, BOUNDS) == {}
+    assert set(verdict.verdict(before, famous, None, None, BOUNDS)) == {"mean"}
+
+
+def test_two_witnesses_need_fewer_ids() -> None:
+    """What is asked for is bad, although it is a small part of all."""
+    before, after = counts([50.0] * 1000), counts([1.0] * 500 + [50.0] * 500)
+    found = verdict.verdict(before, after, pairs(0.5, 100, of=40), pairs(0.005, 100), BOUNDS)
+    assert set(found) == {"lowest", "mean"}
+
+
+def test_errors_need_no_second_witness() -> None:
+    before, after = counts(requests=1000), counts(requests=900, errors=100)
+    assert set(verdict.verdict(before, after, pairs(0.0, 0), pairs(0.0, 0), BOUNDS)) == {"errors"}
+
+
+def test_a_declared_model_has_wider_bounds() -> None:
+    wide = Bounds.of(Watch(), MODELS["2011-10"])
+    moved = pairs(0.9, 3500)
+    assert set(verdict.hot(moved, BOUNDS)) == {"hot_moved", "hot_mean"}
+    assert verdict.hot(moved, wide) == {}
+    assert set(verdict.hot(pairs(0.9, 100), wide)) >= {"hot_lowest"}
+    assert set(verdict.hot(pairs(0.06, 0), wide)) == {"hot_unknown"}
+
+
+# What it remembers.
+
+
+def view(pid: int, version: str, served: Served, switched: float, switches: int = 1, **others: object) -> SeatView:
+    fields = {"place": pid, "pid": pid, "role": "server", "since": 1.0, "address": "", "version": version}
+    fields |= {"switched": switched, "switches": switches, "staged": None, "staged_state": "", "refused": ""}
+    fields |= {"resident": None, "ids": 0, "served": served, "previous": None, "previous_served": NOTHING}
+    return SeatView(**(fields | others))
+
+
+def test_what_was_answered_before_anyone_looked_is_not_counted() -> None:
+    history = History(60)
+    history.add(0.0, [view(1, "A", counts([5.0] * 1000), switched=50.0)], wall=100.0)
+    history.add(0.25, [view(1, "A", counts([5.0] * 1010), switched=50.0)], wall=100.25)
+    assert history.answers("A", 0, 1).answers == 10
+
+
+def test_a_switch_ends_one_spell_and_begins_another() -> None:
+    history = History(60)
+    history.add(0.0, [view(1, "A", counts([5.0] * 100), switched=50.0)], wall=100.0)
+    later = view(
+        1, "B", counts([1.0] * 7), switched=100.1, switches=2, previous="A", previous_served=counts([5.0] * 105)
+    )
+    history.add(0.25, [later, view(2, "B", counts([1.0] * 3), switched=100.2)], wall=100.25)
+    assert history.answers("A", 0, 1).answers == 5
+    assert (history.answers("B", 0, 1).lowest, history.answers("B", 0.25, 0.25)) == (10, NOTHING)
+
+
+def test_history_is_bounded() -> None:
+    history = History(10)
+    for turn in range(400):
+        history.add(turn / 4, [view(1, "A", counts([5.0] * turn), switched=50.0)], wall=100.0 + turn / 4)
+    assert history.answers("A", 0, 100).answers == 10 * 4 + 1
+    assert len(history._samples) == 41
+
+
+SERVED = st.builds(Served, *[st.integers(0, 2**60)] * len(Served._fields))
+
+
+@given(st.lists(SERVED, max_size=5), SERVED)
+def test_counts_add_up(many: list[Served], one: Served) -> None:
+    assert total(many) == Served(*(sum(values) for values in zip(NOTHING, *many, strict=True)))
+    assert minus(plus(total(many), one), one) == total(many)
+
+
+def test_a_sample_is_of_the_profiles_that_there_are(tmp_path: Path) -> None:
+    ids = set(range(0, 5000, 5))
+    snapshot = snapshots.publish(tmp_path, [{"profile_id": i, "score": 5.0} for i in ids])
+    drawn = sample(snapshot, 400, 1).tolist()
+    assert set(drawn) <= ids
+    assert len(set(drawn)) == len(drawn) > 250
+    assert drawn == sample(snapshot, 400, 1).tolist() != sample(snapshot, 400, 2).tolist()
+    assert set(sample(snapshot, 20_000, 3).tolist()) == ids
+    assert sample(snapshot, 0, 3).tolist() == []
+
+
+# What it does.
+
+PROFILES = 1500
+Score = Callable[[int], float | None]
+
+
+def fine(i: int) -> float:
+    return 10.0 + i % 70
+
+
+def ruined(i: int) -> float:
+    return 1.0 if i % 10 else fine(i)
+
+
+def rows(score: Score) -> list[dict[str, object]]:
+    return [{"profile_id": i, "score": score(i)} for i in range(PROFILES)]
+
+
+def placed(data: Path, score: Score, day: int) -> str:
+    version = snapshots.candidate(data, rows(score), scored_at=snapshots.NOON + day * DAY).version
+    Catalog(data).place(version)
+    return version
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """With one good version in force."""
+    folder = tmp_path / "data"
+    orders(folder).judge_good(snapshots.publish(folder, rows(fine)).version)
+    return folder
+
+
+def announced(data: Path) -> str | None:
+    return Catalog(data).announced()
+
+
+def all_serve(data: Path, version: str | None) -> bool:
+    return {seat.version for seat in seats(data)} == {version}
+
+
+def any_id(turn: int) -> int:
+    return turn * 7919 % PROFILES
+
+
+def test_a_bad_version_under_load_is_taken_back_once_by_one(data: Path) -> None:
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    with servers(data, 3) as found, Load(found, any_id) as load:
+        until(lambda: len(load.told) > 1000)
+        start = time.monotonic()
+        orders(data).announce(bad, against=good)
+        seconds = until(lambda: announced(data) == good)
+        until(lambda: all_serve(data, good))
+        time.sleep(0.6)
+    assert seconds < 3
+    assert acts(data) == ["announce", "good", "announce", "breach", "rollback"]
+    *_, breach, rollback = Catalog(data).log.entries()
+    assert (breach.version, breach.by) == (bad, f"sentinel@{os.uname().nodename}")
+    assert {"hot_lowest", "hot_moved", "hot_mean"} <= breach.seen["figures"].keys()
+    assert breach.seen["figures"]["hot_lowest"]["figure"] == pytest.approx(0.9, abs=0.02)
+    assert (rollback.version, rollback.seen["from"], rollback.seen["by_sentinel"]) == (good, bad, True)
+    state = orders(data).state()
+    assert state.pin is not None
+    assert (state.pin.version, state.frozen) == (good, True)
+    wrong = [at - start for at, version, _ in load.told if version == bad]
+    assert max(wrong, default=0) < 4
+    assert load.told[-1][1] == good
+
+
+def test_a_good_version_is_judged_good(data: Path) -> None:
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 2, watch__seconds="1") as found, Load(found, any_id):
+        orders(data).announce(better, against=announced(data))
+        until(lambda: orders(data).state().unjudged is None)
+    assert acts(data) == ["announce", "good", "announce", "good"]
+    good = Catalog(data).log.entries()[-1]
+    assert (good.version, good.by) == (better, f"sentinel@{os.uname().nodename}")
+    assert good.seen["answers"] > 0
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "bad", [lambda i: None if i % 5 == 0 else fine(i), lambda i: fine(i) + 12], ids=["unscored", "moved"]
+)
+def test_without_traffic_the_version_itself_is_looked_at(data: Path, bad: Score) -> None:
+    good = announced(data)
+    version = placed(data, bad, 1)
+    with servers(data, 1):
+        orders(data).announce(version, against=good)
+        until(lambda: announced(data) == good)
+    assert acts(data)[-2:] == ["breach", "rollback"]
+
+
+@pytest.mark.heavy
+def test_lost_profiles_are_noticed(data: Path) -> None:
+    good = announced(data)
+    rest = [row for row in rows(fine) if row["profile_id"] % 8]
+    version = snapshots.candidate(data, rest, scored_at=snapshots.NOON + DAY).version
+    Catalog(data).place(version)
+    with servers(data, 2) as found, Load(found, any_id):
+        time.sleep(0.5)
+        orders(data).announce(version, against=good)
+        until(lambda: announced(data) == good)
+    figures = Catalog(data).log.entries()[-2].seen["figures"]
+    assert "hot_unknown" in figures
+
+
+@pytest.mark.heavy
+def test_a_crawler_does_not_take_a_good_version_back(data: Path) -> None:
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 2, watch__seconds="2") as found, Load(found, any_id):
+        time.sleep(1)
+        orders(data).announce(better, against=announced(data))
+        with Load(found, lambda turn: 10**9 + turn), Load(found, lambda turn: 2 * 10**9 + turn):
+            until(lambda: orders(data).state().unjudged is None)
+    assert acts(data)[-2:] == ["announce", "good"]
+
+
+@pytest.mark.heavy
+def test_another_takes_over_from_a_killed_one(data: Path) -> None:
+    """Whoever acts is killed while it watches; a server that starts meanwhile takes its seat."""
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 3, watch__seconds="3") as found:
+        orders(data).announce(better, against=good)
+        until(lambda: all_serve(data, better))
+        holder = next(server for server in found if server.pid == lock_holder(data))
+        place = next(seat.place for seat in seats(data) if seat.pid == holder.pid)
+        holder.kill()
+        until(lambda: lock_holder(data) in {server.pid for server in found if server is not holder})
+        with servers(data, 1) as (fresh,):
+            assert next(seat.place for seat in seats(data) if seat.pid == fresh.pid) == place
+            until(lambda: orders(data).state().unjudged is None)
+    assert acts(data)[-2:] == ["announce", "good"]
+
+
+def lock_holder(data: Path) -> int | None:
+    """The process that has the sentinel's lock, as the kernel says."""
+    inode = (data / "SENTINEL").stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    return None
+
+
+ANNOUNCES_AND_DIES = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from serving.processes import orders
+acts = orders(Path(sys.argv[2]))
+acts.announce(sys.argv[3], against=acts.catalog.announced())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.heavy
+def test_it_needs_no_publisher_and_no_earlier_life(data: Path) -> None:
+    """The publisher dies, and so do all servers, before anybody could look; the next server looks first."""
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    tests = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", ANNOUNCES_AND_DIES, tests, str(data), bad], check=False)
+    assert announced(data) == bad
+    with servers(data, 1):
+        until(lambda: announced(data) == good)
+    assert acts(data)[-2:] == ["breach", "rollback"]
+
+
+@pytest.mark.heavy
+def test_it_carries_out_what_somebody_had_begun(data: Path) -> None:
+    """A rollback is in the log, and who wrote it died before CURRENT said so."""
+    good = announced(data)
+    bad = placed(data, fine, 1)
+    orders(data).announce(bad, against=good)
+    before = (data / "CURRENT").read_bytes()
+    orders(data).rollback(why="a test")
+    (data / "CURRENT").write_bytes(before)
+    with servers(data, 2):
+        until(lambda: announced(data) == good)
+        until(lambda: all_serve(data, good))
+    assert acts(data).count("rollback") == 1
+
+
+@pytest.mark.heavy
+def test_with_nothing_to_go_back_to_it_calls_for_a_human(tmp_path: Path) -> None:
+    """The first version was never judged good; the second answers badly, in what is served."""
+    data = tmp_path / "data"
+    first = snapshots.publish(data, rows(fine)).version
+    bad = placed(data, ruined, 1)
+    orders(data).judge_good(first)
+    with servers(data, 1) as found, Load(found, any_id):
+        time.sleep(1)
+        path = Catalog(data).snapshots / first / "snapshot.kss"
+        path.rename(path.with_name("gone"))
+        orders(data).announce(bad, against=first)
+        until(lambda: orders(data).state().frozen)
+        time.sleep(0.6)
+        assert announced(data) == bad
+    assert acts(data)[-2:] == ["breach", "freeze"]
+
+
+@pytest.mark.heavy
+def test_it_rolls_back_once_and_then_waits_for_a_human(data: Path) -> None:
+    good = announced(data)
+    bad, worse = placed(data, ruined, 1), placed(data, lambda i: 1.0, 2)
+    with servers(data, 2, watch__seconds="1"):
+        orders(data).announce(bad, against=good)
+        until(lambda: announced(data) == good)
+        time.sleep(1.5)
+        assert acts(data)[-1] == "rollback"
+        orders(data).unpin(why="looked at it")
+        until(lambda: orders(data).state().unjudged is None)
+        orders(data).announce(worse, against=good)
+        until(lambda: announced(data) == good)
+    assert acts(data)[2:] == ["announce", "breach", "rollback", "unpin", "good", "announce", "breach", "rollback"]
+
+
+@pytest.mark.heavy
+def test_a_setting_turns_it_off(data: Path) -> None:
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    with servers(data, 1, sentinel="false"):
+        orders(data).announce(bad, against=good)
+        until(lambda: all_serve(data, bad))
+        time.sleep(1)
+        assert announced(data) == bad
+    assert not (data / "SENTINEL").exists()
+
+
+class Host:
+    """A server and its sentinel without their threads: answers are counted, and looks happen, when a test says so."""
+
+    def __init__(self, data: Path) -> None:
+        self.sentinel = Sentinel(Catalog(data), Settings(data=data, watch=Watch(seconds=0.2)))
+        self.seat = Seat(Catalog(data).roster, "server")
+
+    def answers(self, version: str, failed: int = 0) -> None:
+        """From this version, seen before and after."""
+        self.seat.serve(version)
+        self.sentinel.look()
+        for _ in range(200):
+            self.seat.answered(version, 1, 50.0)
+            self.seat.succeeded(version)
+        for _ in range(failed):
+            self.seat.failed(version)
+        self.seat.flush()
+        self.sentinel.look()
+
+
+def test_a_restored_version_that_fails_too_is_left_to_a_human(data: Path) -> None:
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    host = Host(data)
+    host.answers(good)
+    orders(data).announce(better, against=good)
+    orders(data).rollback(why="a human thinks so", quarantine=False)
+    host.answers(good, failed=100)
+    host.sentinel.look()
+    assert acts(data)[-3:] == ["rollback", "breach", "freeze"]
+    assert announced(data) == good
+    host.seat.leave()
+
+
+def test_failed_answers_alone_take_a_version_back(data: Path) -> None:
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    host = Host(data)
+    host.answers(good)
+    orders(data).announce(better, against=good)
+    host.answers(better, failed=100)
+    assert Catalog(data).log.entries()[-1].seen["breach"].keys() == {"errors"}
+    assert announced(data) == good
+    host.seat.leave()
+
+
+def test_a_version_that_no_server_serves_is_not_called_good(data: Path) -> None:
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    good = announced(data)
+    host = Host(data)
+    host.answers(good)
+    orders(data).announce(better, against=good)
+    host.answers(good)
+    time.sleep(0.3)
+    host.sentinel.look()
+    assert orders(data).state().unjudged is not None
+    host.answers(better)
+    assert acts(data)[-1] == "good"
+    host.seat.leave()
+
+
+def test_a_breach_is_told_once_although_who_told_it_died(data: Path) -> None:
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    orders(data).announce(bad, against=good)
+    orders(data).breach(bad, {})
+    Host(data).sentinel.look()
+    assert acts(data)[-2:] == ["breach", "rollback"]
