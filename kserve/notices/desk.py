@@ -204,7 +204,8 @@ class Desk:
             found = self._open(SCORES, title, text, entry, digest, versions=(bad,) if bad else (), **options)
         else:
             found = self._update(found, text, entry, "identified", versions=(bad,) if bad else ())
-        self._update(found, f"{entry.version} is served again, and is watched.", entry, "monitoring", versions=())
+        until = ", and stays until an engineer has looked" if entry.seen.get("frozen") else ", and is watched"
+        self._update(found, f"{entry.version} is served again{until}.", entry, "monitoring", versions=())
 
     def _judged(self, entry: Entry, digest: str) -> None:
         self._settle(entry.version, final=False)
@@ -265,12 +266,13 @@ def _words(names: list[str]) -> str:
 def _figures(seen: dict[str, Any]) -> str:
     """What the answers were judged by, in words; empty when it is not said."""
     figures = seen.get("figures") or {}
-    said = [
-        f"{name} {_number(one.get('figure'))} (allowed {_number(one.get('threshold'))}, before"
-        f" {_number(one.get('before'))})"
-        for name, one in figures.items()
-    ]
+    said = [f"{name} {_change(one)}" for name, one in figures.items()]
     return f": {_words(said)}" if said else ""
+
+
+def _change(one: dict[str, Any]) -> str:
+    after, before, threshold = (_number(one.get(name)) for name in ("after", "before", "threshold"))
+    return f"{after} ({before} before, may change by {threshold})"
 
 
 def _number(value: object) -> str:

@@ -134,8 +134,8 @@ def disable_endpoint(store: Store, id: str, reason: str, *, by: str, notice: boo
         if notice and open_of(store, _origin(id)) is None:
             report = Report(
                 title=f"Webhook endpoint {id} was disabled",
-                text=f"{found.url}: {reason}. What it misses is kept: `kserve webhooks enable {id}`, then"
-                f" `kserve webhooks retry --endpoint {id}`.",
+                text=f"{found.url.partition('?')[0]}: {reason}. What it misses is kept: `kserve webhooks enable {id}`,"
+                f" then `kserve webhooks retry --endpoint {id}`.",
                 components=("webhooks",),
                 visibility="internal",
                 origin=_origin(id),

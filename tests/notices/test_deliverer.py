@@ -262,6 +262,18 @@ def test_a_killed_deliverer_is_followed_by_the_one_that_stands_by(
     assert len(ids) == 6
 
 
+@pytest.mark.heavy
+def test_a_deliverer_that_is_asked_to_end_ends_well(settings: Settings, now: Store, partner: Partners) -> None:
+    one = partner(delay=0.5)
+    add_endpoint(now, one.url, private=True)
+    announce(settings.data, V1)
+    with process(settings, DELIVER, "deliver") as deliverer:
+        one.wait(1)
+        deliverer.send_signal(signal.SIGTERM)
+        assert deliverer.wait(20) == 0
+    assert states(now) == ["delivered"]
+
+
 def test_times_in_payloads_are_utc(settings: Settings, now: Store, partner: Partners) -> None:
     one = partner()
     add_endpoint(now, one.url, private=True)

@@ -18,7 +18,7 @@ from kserve.notices.store import Store
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.log import Log
 
-FIGURES = {"lowest": {"figure": 0.61234, "threshold": 0.02, "before": 0.01}, "errors": {"figure": None}}
+FIGURES = {"lowest": {"after": 0.61234, "threshold": 0.02, "before": 0.01}, "errors": {"after": None}}
 
 
 def told(store: Store) -> list[tuple[str, dict[str, Any]]]:
@@ -130,7 +130,7 @@ def test_bad_answers_and_a_rollback(desk: Desk, store: Store, data: Path) -> Non
     assert (found.components, found.versions, found.impact) == (("scores",), (V2,), "major")
     assert found.title == f"Wrong scores served from version {V2}"
     first, second, _ = found.updates
-    assert "lowest 0.6123 (allowed 0.02, before 0.01)" in first.text
+    assert "lowest 0.6123 (0.01 before, may change by 0.02)" in first.text
     assert "errors unknown" in first.text
     assert f"{began.at:%H:%M:%S}Z to {ended.at:%Y-%m-%d %H:%M:%S}Z" in second.text
     act(data, "good", V1)

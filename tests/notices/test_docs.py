@@ -24,7 +24,7 @@ def sent(desk: Desk, store: Store, data: Path) -> dict[str, dict[str, Any]]:
     """One event of each type."""
     announce(data, V1)
     announce(data, V2, V1)
-    act(data, "breach", V2, figures={"lowest": {"figure": 0.6123, "threshold": 0.02, "before": 0.01}})
+    act(data, "breach", V2, figures={"lowest": {"after": 0.6123, "threshold": 0.02, "before": 0.01}})
     act(data, "rollback", V1, by_sentinel=True, **{"from": V2})
     act(data, "good", V1)
     desk.catch_up()

@@ -243,4 +243,4 @@ class Book(RuleBasedStateMachine):
 
 
 TestBook = Book.TestCase
-TestBook.settings = options(max_examples=15, stateful_step_count=15, deadline=None)
+TestBook.settings = options(max_examples=10, stateful_step_count=12, deadline=None)

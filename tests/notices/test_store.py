@@ -35,6 +35,7 @@ def ended(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, (out, err)
 
 
+@pytest.mark.heavy
 def test_processes_that_begin_together_take_turns(data: Path) -> None:
     processes = [python(WRITER, data, name, 20) for name in ("a", "b")]
     for process in processes:
@@ -57,6 +58,7 @@ def test_threads_take_turns(store: Store) -> None:
     assert store.fact("count") == "80"
 
 
+@pytest.mark.heavy
 def test_a_killed_writer_leaves_all_of_a_transaction_or_nothing(data: Path) -> None:
     for kill in range(3):
         process = python(WRITER, data, kill, 10_000)
