@@ -54,14 +54,15 @@ class Browser:
         self._send, self._receive = theirs[1], ours[0]
         command = [chromium(), *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
         redirected = f'exec "$@" 3<&{theirs[0]} 4>&{ours[1]}'
-        self._process = subprocess.Popen(
-            ["bash", "-c", redirected, "chromium", *command],
-            pass_fds=(theirs[0], ours[1]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "chromium.log").open("wb"),
-            env=os.environ | {"HOME": str(folder), "TMPDIR": str(folder)},
-        )
+        with (folder / "chromium.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["bash", "-c", redirected, "chromium", *command],
+                pass_fds=(theirs[0], ours[1]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"HOME": str(folder), "TMPDIR": str(folder)},
+            )
         os.close(theirs[0])
         os.close(ours[1])
         self._left = b""
