@@ -269,7 +269,8 @@ def deliveries(
         " ON attempts.event = deliveries.event AND attempts.endpoint = deliveries.endpoint"
         " AND attempts.n = deliveries.attempts"
         " WHERE (?1 IS NULL OR deliveries.endpoint = ?1) AND (?2 IS NULL OR deliveries.event = ?2)"
-        " AND (NOT ?3 OR (state != 'delivered' AND deliveries.attempts > 0)) ORDER BY events.at DESC, events.rowid DESC LIMIT ?4",
+        " AND (NOT ?3 OR (state != 'delivered' AND deliveries.attempts > 0))"
+        " ORDER BY events.at DESC, events.rowid DESC LIMIT ?4",
         to,
         event,
         failed,
