@@ -17,6 +17,12 @@ SAMPLED = 100
 HALF = 0.5
 """Of a profile, added to every bin, so that each has a logarithm."""
 
+CHUNK = 1024
+"""Groups that are looked at together: they stay in the processor's cache."""
+
+LOOKED_AT = 500
+"""Groups of a kind that are judged at most, the worst first: a fault everywhere is told often enough."""
+
 Places = npt.NDArray[np.int64]
 
 EVENTS = {
@@ -49,20 +55,32 @@ def ks(case: Case, who: str, old: Counts, new: Counts) -> Measure:
 def shapes_of(case: Case, old: Groups, new: Groups) -> Iterator[Measure]:
     """PSI and KS of the groups that have profiles enough in both, as far as they do not pass."""
     before, after = _shared(old, new)
-    big = (old.histogram[before].sum(axis=1) >= case.limits.group_profiles) & (
-        new.histogram[after].sum(axis=1) >= case.limits.group_profiles
-    )
-    before, after = before[big], after[big]
-    shares_old, shares_new = (
-        (histogram + HALF) / (histogram + HALF).sum(axis=1, keepdims=True)
-        for histogram in (old.histogram[before], new.histogram[after])
-    )
-    # Merging bins makes a PSI smaller, so few have to be looked at; the half profiles blur it by less than that.
-    fine = ((shares_new - shares_old) * np.log(shares_new / shares_old)).sum(axis=1)
-    apart = np.abs(np.cumsum(shares_new - shares_old, axis=1)).max(axis=1)
-    for i in np.flatnonzero((2 * fine > case.limits.psi_warn) | (2 * apart > case.limits.ks_warn)).tolist():
+    strains = [
+        _strain(case, old.histogram[before[rows]], new.histogram[after[rows]])
+        for rows in (slice(first, first + CHUNK) for first in range(0, len(before), CHUNK))
+    ]
+    strain = np.concatenate([np.empty(0), *strains])
+    for i in np.argsort(-strain, kind="stable")[: min(int((strain > HALF).sum()), LOOKED_AT)].tolist():
         who, pair = old.names[before[i]], (old.histogram[before[i]], new.histogram[after[i]])
         yield from _telling(psi(case, who, *pair), ks(case, who, *pair))
+
+
+def _strain(case: Case, old: Counts, new: Counts) -> shapes.Floats:
+    """How near each group may be to a warning, float64[n]: 1 is there, the blur of small groups is less than half.
+
+    It is quick, and never too small by more: merging bins makes a PSI smaller, and so does what is allowed to chance.
+    """
+    limits = case.limits
+    first, second = old + HALF, new + HALF
+    enough = (old.sum(axis=1) >= limits.group_profiles) & (new.sum(axis=1) >= limits.group_profiles)
+    first /= first.sum(axis=1, keepdims=True)
+    second /= second.sum(axis=1, keepdims=True)
+    apart = second - first
+    fine = (apart * np.log(second / first)).sum(axis=1)
+    farthest = np.abs(np.cumsum(apart, axis=1)).max(axis=1)
+    tiny = np.finfo(np.float64).tiny
+    strain = np.maximum(fine / max(limits.psi_warn, tiny), farthest / max(limits.ks_warn, tiny))
+    return np.where(enough, strain, 0.0)
 
 
 def _shared(old: Groups, new: Groups) -> tuple[Places, Places]:

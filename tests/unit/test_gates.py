@@ -752,6 +752,35 @@ def test_chance_alone_is_allowed_for(make):
     assert verdicts.count("warn") <= 4
 
 
+def test_no_group_is_overlooked(make):
+    """Against the definition, group by group: 400 groups of 900 to 5,000 profiles, some a little or a lot different."""
+    random = np.random.default_rng(2)
+    share = shapes.by_points(scores()) / SCORED
+    sizes = random.integers(900, 5000, 400)
+    drifts = np.roll(share, 20)
+    old, new = (np.zeros((400, POINTS), np.uint64) for _ in range(2))
+    for i, size in enumerate(sizes):
+        weight = random.choice([0.0, 0.1, 0.4, 0.7, 1.0])
+        old[i] = random.multinomial(size, share)
+        new[i] = random.multinomial(size, drifts * weight + share * (1 - weight))
+    names = tuple(f"X{i}" for i in range(400))
+    before, after = (Groups(names, h.sum(axis=1), h, np.zeros(400)) for h in (old, new))
+    case = make()
+    expected = [
+        measure
+        for i in range(400)
+        if min(old[i].sum(), new[i].sum()) >= 1000
+        for measure in (
+            groups_module.psi(case, names[i], old[i], new[i]),
+            groups_module.ks(case, names[i], old[i], new[i]),
+        )
+        if measure.verdict != "pass"
+    ]
+    found = list(groups_module.shapes_of(case, before, after))
+    assert sorted(found) == sorted(expected)
+    assert {measure.verdict for measure in found} == {"warn", "hold"}
+
+
 @given(st.lists(st.integers(100, 10_000), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.99]))
 def test_mean_and_quantiles_are_those_of_the_list(values, share):
     histogram = np.bincount(values, minlength=10_001).astype(np.uint64)
