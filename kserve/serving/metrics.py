@@ -53,15 +53,13 @@ class Processes(Collector):
         self._catalog = catalog
         self._orders = Orders(catalog, settings)
         self._roster = Roster(catalog.roster)
+        self._one_at_a_time = threading.Lock()
 
-    def collect(self) -> Iterator[Metric]:
-        """All of docs/http-api.md, Metrics."""
-        seats = self._roster.seats()
-        yield _info(seats)
-        yield _resident(seats)
-        yield _staged(seats)
-        yield from _served(seats)
-        yield from self._in_force()
+    def collect(self) -> list[Metric]:
+        """All that docs/http-api.md lists."""
+        with self._one_at_a_time:
+            seats = self._roster.seats()
+            return [_info(seats), _resident(seats), _staged(seats), *_served(seats), *self._in_force()]
 
     def _in_force(self) -> Iterator[Metric]:
         state = self._orders.state()

@@ -104,6 +104,21 @@ def test_what_is_not_staged_any_more_is_let_go_of(data: Path) -> None:
         until(lambda: seats(data)[0].staged is None and not maps(server.pid, second))
 
 
+def test_the_version_before_is_at_hand_while_the_new_one_is_watched(data: Path) -> None:
+    before = Catalog(data).announced() or ""
+    version = placed(data, 1)
+    with servers(data, 1, watch__seconds="2", sentinel="false") as (server,):
+        orders(data).announce(version, against=before)
+        until(lambda: seats(data)[0].version == version)
+        assert maps(server.pid, before)
+        (Catalog(data).snapshots / before / SNAPSHOT).rename(data / "gone")
+        (data / "CURRENT").write_text(before + "\n")
+        Catalog(data).doorbell().wake()
+        until(lambda: seats(data)[0].version == before)
+        assert server.get("/v3/scores/1")["score"] == 10.0
+        until(lambda: not maps(server.pid, version))
+
+
 def test_a_refused_version_says_why_and_is_tried_again(data: Path) -> None:
     catalog = Catalog(data)
     version = placed(data, 1)
