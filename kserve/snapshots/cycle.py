@@ -217,8 +217,9 @@ class _Cycle:
     def _verdict(self, version: str) -> str:
         until = time.monotonic() + self.settings.watch.seconds + JUDGED_LATE
         while time.monotonic() < until:
+            live = self.catalog.live()
             state = self.orders.state()
-            if self.catalog.live() != version:
+            if live != version or state.rollback:
                 raise RolledBack(f"{version} was rolled back: {self._why_rolled_back()}")
             if state.frozen:
                 raise RolledBack(f"{version} answers badly, and there is no good version to go back to: please act")

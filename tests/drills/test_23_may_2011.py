@@ -79,9 +79,11 @@ def serving():
         open(f"server-{time.monotonic_ns()}.log", "w+") as log,
         subprocess.Popen([*KSERVE, "serve", "--port", "0"], stdout=log, stderr=subprocess.STDOUT) as server,
     ):
-        yield address_in(log.name, server)
-        server.terminate()
-        server.wait(30)
+        try:
+            yield address_in(log.name, server)
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def address_in(log: str, server: subprocess.Popen) -> str:
@@ -185,7 +187,9 @@ def test_23_may_2011(folder):
     with contextlib.ExitStack() as stack:
         addresses = [stack.enter_context(serving()) for _ in range(SERVERS)]
         with kserve.open("data") as store:
-            ids = pq.read_table("day1", columns=["profile_id"]).column(0).to_pylist()[:5000]
+            ids = (
+                pq.read_table(next(folder.glob("day1/*.parquet")), columns=["profile_id"]).column(0).to_pylist()[:5000]
+            )
             found = store.snapshot().get_many(ids)
             truth = {
                 i: None if s == 1 else v

@@ -65,10 +65,12 @@ def serving(data):
         address = next(line for line in server.stdout if "listening" in line)
         reader = threading.Thread(target=server.stdout.read, daemon=True)
         reader.start()
-        yield json.loads(address)["address"]
-        server.terminate()
-        server.wait(30)
-        reader.join()
+        try:
+            yield json.loads(address)["address"]
+        finally:
+            server.terminate()
+            server.wait(30)
+            reader.join()
 
 
 class Reader:
