@@ -219,7 +219,7 @@ class _Cycle:
         while time.monotonic() < until:
             live = self.catalog.live()
             state = self.orders.state()
-            if live != version or state.rollback:
+            if version != live or version != state.current:
                 raise RolledBack(f"{version} was rolled back: {self._why_rolled_back()}")
             if state.frozen:
                 raise RolledBack(f"{version} answers badly, and there is no good version to go back to: please act")
