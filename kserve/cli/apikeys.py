@@ -56,7 +56,10 @@ def create(
 
 @keys_app.command("list")
 def list_keys(data: options.Data = None, as_json: options.Json = False) -> None:
-    """List all API keys, revoked and expired ones too, the oldest first.
+    """List all API keys, the oldest first.
+
+    Look here for keys of people who have left, and for scopes that nobody needs any more. Revoked and expired keys stay
+    in the list, so that the log's "key ID" can always be traced to somebody.
 
     Example:
 
@@ -74,7 +77,10 @@ def list_keys(data: options.Data = None, as_json: options.Json = False) -> None:
 
 @keys_app.command("show")
 def show(key_id: KeyId, data: options.Data = None, as_json: options.Json = False) -> None:
-    """Show what is known of an API key; its secret is not.
+    """Show what is known of an API key.
+
+    Use it to find out whose key it is that a log names, and whether it is still live. The secret itself is not kept,
+    so it cannot be shown.
 
     Example:
 
@@ -85,7 +91,10 @@ def show(key_id: KeyId, data: options.Data = None, as_json: options.Json = False
 
 @keys_app.command("revoke")
 def revoke(key_id: KeyId, data: options.Data = None, as_json: options.Json = False) -> None:
-    """End an API key for ever, and every session of the console that was begun with it.
+    """End an API key for ever.
+
+    Use it at once when a key may have been seen by others. Sessions of the console that were begun with it end with the
+    next request. Revoking a key twice changes nothing.
 
     Example:
 
