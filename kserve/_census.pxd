@@ -10,9 +10,9 @@ cdef enum:
     POINTS = 101
     N_NETWORKS = 4
 
-cdef struct Group:
-    uint64_t sum                # of the scores, in hundredths
-    uint32_t bins[POINTS]       # by whole points of the score; those of bin 0 have none
+cdef struct Groups:            # by the number of a location, topic or network
+    uint32_t *bins              # POINTS for each: profiles by whole points of the score; those of bin 0 have none
+    uint64_t *sums              # of the scores, in hundredths
 
 cdef struct Chunk:              # profiles of one snapshot, and what the steps note of them
     int n
@@ -36,9 +36,9 @@ cdef struct Tally:              # of one snapshot
     uint32_t *scores            # by the score as it is kept, any uint16
     uint64_t *nulls             # by NullColumn
     uint32_t *details           # by the fields that are present
-    Group *regions              # by location number
-    Group *topics               # by topic number
-    Group *networks
+    Groups regions
+    Groups topics
+    Groups networks
     uint64_t *lanes             # of the digest
 
 

@@ -4,19 +4,20 @@ The figures are in the file's own numbers (slots, location and topic numbers, hu
 ``kserve.snapshots.compare`` gives them their names. Blocks are those of the file: 64 slots each.
 """
 
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 from kserve._core import Snapshot
 
-__all__ = ["COLUMNS", "GROUP", "RANGE_SLOTS", "Census", "describe", "first_slots"]
+__all__ = ["COLUMNS", "RANGE_SLOTS", "Census", "describe", "first_slots", "roll_up"]
+
+_Groups: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]
+# Of n groups: uint32[n, 101] profiles by whole points of the score (0: without a score), uint64[n] sums in hundredths.
 
 COLUMNS: tuple[str, ...]
 """By the place in ``Census.nulls``."""
-GROUP: np.dtype[np.void]
-"""A group of profiles: ``sum`` of the scores (uint64), ``bins`` by whole points (uint32[101]; bin 0: no score)."""
 RANGE_SLOTS: int
 """Slots of the longest range that one Census may count."""
 
@@ -40,14 +41,14 @@ class Census:
     def details(self) -> npt.NDArray[np.uint32]:
         """uint32[1024]: profiles by the fields of their detail record, a bit for each."""
     @property
-    def regions(self) -> npt.NDArray[np.void]:
-        """GROUP by location number; 0 is unknown."""
+    def regions(self) -> _Groups:
+        """By location number; 0 is unknown."""
     @property
-    def topics(self) -> npt.NDArray[np.void]:
-        """GROUP by topic number, from 1 on."""
+    def topics(self) -> _Groups:
+        """By topic number, from 1 on."""
     @property
-    def networks(self) -> npt.NDArray[np.void]:
-        """GROUP[4], in the order of ``records.NETWORKS``."""
+    def networks(self) -> _Groups:
+        """In the order of ``records.NETWORKS``."""
     @property
     def lanes(self) -> npt.NDArray[np.uint64]:
         """uint64[2]: two sums of hashes of (id, score, location path, topics with scores)."""
@@ -72,3 +73,6 @@ def describe(
     Arrays of n: ids, scores as they are kept, location numbers, networks (a bit for each), numbers of topics; then the
     topic numbers of the first, of the second, and so on.
     """
+
+def roll_up(rows: npt.NDArray[np.uint64], parents: npt.NDArray[np.int64]) -> None:
+    """Add every row, [n, k], to that of its parent, which must come before it; a parent below 0 is none."""

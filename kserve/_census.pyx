@@ -7,13 +7,13 @@ turn. Counts by group are 32 bits wide, and no range of slots is longer than 2^3
 import numpy as np
 import xxhash
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from kserve._core cimport Snapshot
-from kserve._view cimport View, prefetch, topic_range
+from kserve._view cimport View, prefetch, prefetch_write, topic_range
 from kserve.layout cimport *
 
-__all__ = ["COLUMNS", "GROUP", "RANGE_SLOTS", "Census", "describe", "first_slots"]
+__all__ = ["COLUMNS", "RANGE_SLOTS", "Census", "describe", "first_slots", "roll_up"]
 
 cdef enum:
     DETAIL_MASKS = 1 << (INFLUENCEE_COUNT + 1)
@@ -42,9 +42,6 @@ cdef extern from *:
     const uint64_t SECOND_LANE "KSERVE_SECOND_LANE"
 
 COLUMNS = ("day_change", "week_change", "month_change", "topics", "network_score", "amplification", "true_reach")
-GROUP = np.dtype(
-    {"names": ["sum", "bins"], "formats": ["u8", ("u4", POINTS)], "offsets": [0, 8], "itemsize": sizeof(Group)}
-)
 RANGE_SLOTS = 1 << 31
 
 FAULTS = {
@@ -61,6 +58,16 @@ def hashes(texts):
     return np.array([0, *(xxhash.xxh3_64_intdigest(text.encode()) for text in texts)], dtype=np.uint64)
 
 
+def groups(n):
+    """Of n groups: uint32[n, 101] profiles by whole points (0: without a score), uint64[n] sums in hundredths."""
+    return np.zeros((n, POINTS), dtype=np.uint32), np.zeros(n, dtype=np.uint64)
+
+
+cdef int point(Groups *to, arrays) except -1:
+    to.bins, to.sums = <uint32_t *>address(arrays[0]), <uint64_t *>address(arrays[1])
+    return 0
+
+
 cdef class Census:
     """Counts of a snapshot, or of a part of it; see the stub."""
 
@@ -72,9 +79,9 @@ cdef class Census:
         self.scores = np.zeros(1 << 16, dtype=np.uint32)
         self.nulls = np.zeros(len(COLUMNS), dtype=np.uint64)
         self.details = np.zeros(DETAIL_MASKS, dtype=np.uint32)
-        self.regions = np.zeros(len(self.location_hashes), dtype=GROUP)
-        self.topics = np.zeros(len(self.topic_hashes), dtype=GROUP)
-        self.networks = np.zeros(N_NETWORKS, dtype=GROUP)
+        self.regions = groups(len(self.location_hashes))
+        self.topics = groups(len(self.topic_hashes))
+        self.networks = groups(N_NETWORKS)
         self.lanes = np.zeros(2, dtype=np.uint64)
         self._point()
 
@@ -87,9 +94,9 @@ cdef class Census:
         tally.scores = <uint32_t *>address(self.scores)
         tally.nulls = <uint64_t *>address(self.nulls)
         tally.details = <uint32_t *>address(self.details)
-        tally.regions = <Group *>address(self.regions)
-        tally.topics = <Group *>address(self.topics)
-        tally.networks = <Group *>address(self.networks)
+        point(&tally.regions, self.regions)
+        point(&tally.topics, self.topics)
+        point(&tally.networks, self.networks)
         tally.lanes = <uint64_t *>address(self.lanes)
 
     def count(self, uint64_t first_block, uint64_t last_block):
@@ -113,7 +120,7 @@ cdef class Census:
 
 cdef void *address(array) except? NULL:
     """Where the elements of a contiguous array lie; NULL when it has none."""
-    cdef uint8_t[::1] content = array.view(np.uint8)
+    cdef uint8_t[::1] content = array.reshape(-1).view(np.uint8)
     return NULL if content.shape[0] == 0 else &content[0]
 
 
@@ -157,9 +164,9 @@ cdef int count_scores(Tally *tally, Chunk *chunk) noexcept nogil:
     return BAD_SCORE if bad else 0
 
 
-cdef inline void count_in(Group *group, const Chunk *chunk, int i) noexcept nogil:
-    group.bins[chunk.points[i]] += 1
-    group.sum += chunk.counted[i]
+cdef inline void count_in(Groups *of, uint64_t group, const Chunk *chunk, int i) noexcept nogil:
+    of.bins[group * POINTS + chunk.points[i]] += 1
+    of.sums[group] += chunk.counted[i]
 
 
 cdef int count_locations(Tally *tally, Chunk *chunk) noexcept nogil:
@@ -173,9 +180,9 @@ cdef int count_locations(Tally *tally, Chunk *chunk) noexcept nogil:
         chunk.locations[i] = locations[chunk.slots[i]]
         if chunk.locations[i] >= tally.n_locations:
             return BAD_LOCATION
-        prefetch(&tally.regions[chunk.locations[i]])
+        prefetch_write(&tally.regions.bins[chunk.locations[i] * <uint64_t>POINTS + chunk.points[i]])
     for i in range(chunk.n):
-        count_in(&tally.regions[chunk.locations[i]], chunk, i)
+        count_in(&tally.regions, chunk.locations[i], chunk, i)
         chunk.sums[i] ^= tally.location_hashes[chunk.locations[i]]
     return 0
 
@@ -198,7 +205,7 @@ cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
             topic = view.topic_ids[entry]
             if not 1 <= topic < tally.n_topics:
                 return BAD_TOPIC
-            count_in(&tally.topics[topic], chunk, i)
+            count_in(&tally.topics, topic, chunk, i)
             score = UNSCORED if view.topic_scores == NULL else view.topic_scores[entry]
             chunk.sums[i] += mix(tally.topic_hashes[topic] ^ score)
     return 0
@@ -224,7 +231,7 @@ cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
         chunk.networks[i] = networks_of(present)
         for network in range(N_NETWORKS):
             if chunk.networks[i] >> network & 1:
-                count_in(&tally.networks[network], chunk, i)
+                count_in(&tally.networks, network, chunk, i)
     return 0
 
 
@@ -334,3 +341,13 @@ cdef topics_of(const View *view, const uint64_t[::1] slots, uint64_t total):
                 topics[at] = view.topic_ids[entry]
                 at += 1
     return topics
+
+
+def roll_up(uint64_t[:, ::1] rows, const int64_t[::1] parents):
+    """Add every row to that of its parent, which must come before it; a parent below 0 is none."""
+    cdef Py_ssize_t i, k
+    with nogil:
+        for i in range(rows.shape[0] - 1, -1, -1):
+            if parents[i] >= 0:
+                for k in range(rows.shape[1]):
+                    rows[parents[i], k] += rows[i, k]

@@ -1,6 +1,6 @@
 """What became of the profiles of a snapshot in the next one, counted in one pass over both files at once."""
 
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +9,13 @@ from kserve._census import Census
 
 __all__ = ["EVENTS", "MOVER", "SHIFT", "Pairs"]
 
+_Shifts: TypeAlias = tuple[npt.NDArray[np.void], npt.NDArray[np.uint32]]
+# Of n groups: SHIFT[n], and uint32[n] profiles that moved more than 10 points.
+
 EVENTS: tuple[str, ...]
 """What may happen to a profile, by the place in ``Pairs.cases``."""
 SHIFT: np.dtype[np.void]
-"""A group of profiles scored in both: ``sum`` of new - old (int64), ``both``, ``over5``, ``over10`` points (uint32)."""
+"""Profiles of a group that are scored in both: ``sum`` of new - old (int64), ``both``, ``over5`` points (uint32)."""
 MOVER: np.dtype[np.void]
 """``id`` (uint64), ``old`` and ``new`` score (uint16)."""
 
@@ -32,12 +35,12 @@ class Pairs:
     def moves(self) -> npt.NDArray[np.uint32]:
         """uint32[19801]: profiles scored in both, by new - old + 9900 hundredths."""
     @property
-    def regions(self) -> npt.NDArray[np.void]:
-        """SHIFT by location number in the old snapshot; ``topics`` and ``networks`` likewise."""
+    def regions(self) -> _Shifts:
+        """By location number in the old snapshot; ``topics`` and ``networks`` likewise."""
     @property
-    def topics(self) -> npt.NDArray[np.void]: ...
+    def topics(self) -> _Shifts: ...
     @property
-    def networks(self) -> npt.NDArray[np.void]: ...
+    def networks(self) -> _Shifts: ...
     @property
     def found(self) -> npt.NDArray[np.uint64]:
         """By block of the old snapshot: a bit for each slot whose profile the new one has too."""

@@ -23,7 +23,7 @@ from kserve._census cimport (
     observe,
     take,
 )
-from kserve._view cimport NOT_FOUND, View, find_from, prefetch, topic_range
+from kserve._view cimport NOT_FOUND, View, find_from, prefetch, prefetch_write, topic_range
 from kserve.layout cimport *
 
 __all__ = ["EVENTS", "MOVER", "SHIFT", "Pairs"]
@@ -44,18 +44,21 @@ cdef struct Shift:
     int64_t sum                 # of new - old, in hundredths
     uint32_t both
     uint32_t over5
-    uint32_t over10
 
 cdef struct MoverRow:
     uint64_t id
     uint16_t old
     uint16_t new
 
+cdef struct Shifts:            # by the number of a location, topic or network
+    Shift *near
+    uint32_t *over10            # apart: so few of them are reached for
+
 cdef struct Join:               # of two snapshots
     uint32_t *moves             # by new - old, from -SPAN on
-    Shift *regions              # by location number in the old one
-    Shift *topics
-    Shift *networks
+    Shifts regions              # in the old one
+    Shifts topics
+    Shifts networks
     uint64_t *found             # bit by slot of the old one: the new one has it too
     uint64_t both
     uint64_t became_unscored
@@ -68,10 +71,18 @@ cdef struct Join:               # of two snapshots
     int least_move              # that is still among the movers
 
 EVENTS = ("moved", "removed", "unscored", "topics", "location")
-SHIFT = np.dtype(
-    {"names": ["sum", "both", "over5", "over10"], "formats": ["i8", "u4", "u4", "u4"], "itemsize": sizeof(Shift)}
-)
+SHIFT = np.dtype({"names": ["sum", "both", "over5"], "formats": ["i8", "u4", "u4"], "itemsize": sizeof(Shift)})
 MOVER = np.dtype({"names": ["id", "old", "new"], "formats": ["u8", "u2", "u2"], "itemsize": sizeof(MoverRow)})
+
+
+def shifts(n):
+    """Of n groups: SHIFT[n], and uint32[n] profiles that moved more than 10 points."""
+    return np.zeros(n, dtype=SHIFT), np.zeros(n, dtype=np.uint32)
+
+
+cdef int point(Shifts *to, arrays) except -1:
+    to.near, to.over10 = <Shift *>address(arrays[0]), <uint32_t *>address(arrays[1])
+    return 0
 
 
 cdef class Pairs:
@@ -85,9 +96,9 @@ cdef class Pairs:
     def __init__(self, Census old not None, Census new not None, uint64_t most_cases):
         self.old, self.new = old, new
         self.moves = np.zeros(2 * SPAN + 1, dtype=np.uint32)
-        self.regions = np.zeros(old.tally.n_locations, dtype=SHIFT)
-        self.topics = np.zeros(old.tally.n_topics, dtype=SHIFT)
-        self.networks = np.zeros(N_NETWORKS, dtype=SHIFT)
+        self.regions = shifts(old.tally.n_locations)
+        self.topics = shifts(old.tally.n_topics)
+        self.networks = shifts(N_NETWORKS)
         self.found = np.zeros(old.tally.view.slots // BLOCK_SLOTS, dtype=np.uint64)
         self.lists = [np.empty(most_cases, dtype=np.uint64) for _ in range(N_EVENTS)]
         cdef int event
@@ -98,9 +109,9 @@ cdef class Pairs:
         self.join.both = self.join.became_unscored = self.join.became_scored = 0
         self.join.n_movers = self.join.least_move = 0
         self.join.moves = <uint32_t *>address(self.moves)
-        self.join.regions = <Shift *>address(self.regions)
-        self.join.topics = <Shift *>address(self.topics)
-        self.join.networks = <Shift *>address(self.networks)
+        point(&self.join.regions, self.regions)
+        point(&self.join.topics, self.topics)
+        point(&self.join.networks, self.networks)
         self.join.found = <uint64_t *>address(self.found)
 
     @property
@@ -202,16 +213,18 @@ cdef void pair_up(
     cdef int i, k, network
     join.both += there.n
     for i in range(there.n):
+        prefetch_write(&join.regions.near[there.locations[i]])
         k = partners[i]
         join.found[there.slots[i] // BLOCK_SLOTS] |= 1ULL << (there.slots[i] % BLOCK_SLOTS)
         paired[i] = there.counted[i] != 0 and here.counted[k] != 0
         moves[i] = (<int>here.counted[k] - <int>there.counted[i]) * paired[i]
         join.moves[moves[i] + SPAN] += paired[i]
-        shift(&join.regions[there.locations[i]], moves[i], paired[i])
+    for i in range(there.n):
+        shift(&join.regions, there.locations[i], moves[i], paired[i])
     if old.view.detail_starts != NULL:
         for i in range(there.n):
             for network in range(N_NETWORKS):
-                shift(&join.networks[network], moves[i], paired[i] & there.networks[i] >> network)
+                shift(&join.networks, network, moves[i], paired[i] & there.networks[i] >> network)
     if old.view.topic_counts != NULL:
         shift_topics(join, old.view, there, moves, paired)
     for i in range(there.n):
@@ -220,11 +233,12 @@ cdef void pair_up(
         note_events(join, there, i, here, partners[i], moves[i])
 
 
-cdef inline void shift(Shift *group, int move, uint8_t counts) noexcept nogil:
-    group.sum += move * counts
-    group.both += counts
-    group.over5 += counts & (abs(move) > 500)
-    group.over10 += counts & (abs(move) > 1000)
+cdef inline void shift(Shifts *of, uint64_t group, int move, uint8_t counts) noexcept nogil:
+    of.near[group].sum += move * counts
+    of.near[group].both += counts
+    of.near[group].over5 += counts & (abs(move) > 500)
+    if counts & (abs(move) > 1000):
+        of.over10[group] += 1
 
 
 cdef void shift_topics(
@@ -235,7 +249,7 @@ cdef void shift_topics(
     for i in range(there.n):
         topic_range(old, there.slots[i], &start, &stop)
         for entry in range(start, stop):
-            shift(&join.topics[old.topic_ids[entry]], moves[i], paired[i])
+            shift(&join.topics, old.topic_ids[entry], moves[i], paired[i])
 
 
 cdef inline void note_events(

@@ -66,6 +66,11 @@ class People:
         return len(self.ids)
 
     @cached_property
+    def order(self) -> Ints:
+        """By increasing id."""
+        return np.argsort(self.ids)
+
+    @cached_property
     def topic_owners(self) -> Ints:
         """For each element of ``topics``, whose it is."""
         return np.repeat(np.arange(len(self)), self.topic_counts)
@@ -86,7 +91,7 @@ def find(old: Snapshot, cases: Cases, sample: People, regions: Regions, least: i
 
     ``sample``: profiles of ``old``, at random; ``regions``: those of ``old``.
     """
-    dimensions = (_Places(regions), _Topics(old.vocabulary.slugs), _Networks(), _Ranges(sample.ids), _Shards())
+    dimensions = (_Places(regions), _Topics(old.vocabulary.slugs), _Networks(), _Ranges(sample), _Shards())
     coded = [(dimension, dimension.code(sample)) for dimension in dimensions if dimension.size]
     found: list[Cluster] = []
     for event, (slots, total) in cases.items():
@@ -262,16 +267,14 @@ class _Shards(_Dimension):
         self._modulus = np.repeat(MODULI, MODULI)
         self._rest = np.concatenate([np.arange(modulus) for modulus in MODULI])
 
-    def code(self, people: People) -> list[npt.NDArray[np.uint64]]:
-        return [people.ids, *(people.ids % np.uint64(fold) for fold in FOLDS)]
+    def code(self, people: People) -> list[npt.NDArray[Any]]:
+        return [people.ids, *((people.ids % np.uint64(fold)).astype(np.int64) for fold in FOLDS)]
 
-    def count(self, code: list[npt.NDArray[np.uint64]], kept: Bools) -> Ints:
-        folded = [
-            np.bincount(rest[kept].astype(np.int64), minlength=fold) for rest, fold in zip(code[1:], FOLDS, strict=True)
-        ]
+    def count(self, code: list[npt.NDArray[Any]], kept: Bools) -> Ints:
+        folded = [np.bincount(rest[kept], minlength=fold) for rest, fold in zip(code[1:], FOLDS, strict=True)]
         return np.concatenate([_fold(folded, modulus) for modulus in MODULI])
 
-    def members(self, code: list[npt.NDArray[np.uint64]], part: int) -> Bools:
+    def members(self, code: list[npt.NDArray[Any]], part: int) -> Bools:
         return np.asarray(code[0] % np.uint64(self._modulus[part]) == np.uint64(self._rest[part]))
 
     def where(self, part: int) -> str:
@@ -291,9 +294,10 @@ class _Ranges(_Dimension):
 
     name = "id range"
 
-    def __init__(self, ids: npt.NDArray[np.uint64]) -> None:
-        self._sorted = np.sort(ids)
-        self._levels = max((len(ids) // UNIT).bit_length() - 1, 0)
+    def __init__(self, sample: People) -> None:
+        self._sample = sample
+        self._sorted = sample.ids[sample.order]
+        self._levels = max((len(sample) // UNIT).bit_length() - 1, 0)
         self._units = 1 << self._levels
         lengths = [(self._units >> level - 1) - 1 for level in range(1, self._levels)]
         self._first = np.cumsum([0, *lengths])
@@ -301,7 +305,11 @@ class _Ranges(_Dimension):
 
     def code(self, people: People) -> Ints:
         """The unit of each."""
-        ranks = np.minimum(np.searchsorted(self._sorted, people.ids), len(self._sorted) - 1)
+        if people is self._sample:
+            ranks = np.empty(len(people), np.int64)
+            ranks[people.order] = np.arange(len(people))
+        else:
+            ranks = np.minimum(np.searchsorted(self._sorted, people.ids), len(self._sorted) - 1)
         return ranks * self._units // len(self._sorted)
 
     def count(self, code: Ints, kept: Bools) -> Ints:

@@ -179,17 +179,18 @@ def _portrait(parts: Sequence[Census], regions: Regions) -> Portrait:
     )
 
 
-def _grouped(parts: Sequence[npt.NDArray[np.void]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Of GROUP arrays: profiles by whole points, uint64[n, 101], and sums of the scores in hundredths, uint64[n]."""
-    return _sum([part["bins"] for part in parts]), _sum([part["sum"] for part in parts])
+def _grouped(parts: Sequence[tuple[Any, Any]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Of groups: profiles by whole points, uint64[n, 101], and sums of the scores in hundredths, uint64[n]."""
+    return _sum([bins for bins, _ in parts]), _sum([sums for _, sums in parts])
 
 
 def _groups(names: Sequence[str], bins: npt.NDArray[np.uint64], sums: npt.NDArray[np.uint64]) -> Groups:
     profiles = bins.sum(axis=1)
+    bins[:, 0] = 0
+    if profiles.all():
+        return Groups(tuple(names), profiles, bins, sums / 100)
     kept = np.flatnonzero(profiles)
-    histogram = bins[kept]
-    histogram[:, 0] = 0
-    return Groups(tuple(names[i] for i in kept.tolist()), profiles[kept], histogram, sums[kept] / 100)
+    return Groups(tuple(names[i] for i in kept.tolist()), profiles[kept], bins[kept], sums[kept] / 100)
 
 
 def _nulls(
@@ -207,32 +208,28 @@ def _nulls(
 
 def _moves(
     names: Sequence[str],
-    parts: Sequence[npt.NDArray[np.void]],
+    parts: Sequence[tuple[npt.NDArray[np.void], npt.NDArray[np.uint32]]],
     totals: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
 ) -> Moves:
-    both, over5, over10 = (totals(_sum([part[name] for part in parts])) for name in ("both", "over5", "over10"))
-    sums = totals(np.sum([part["sum"] for part in parts], axis=0))
+    both, over5 = (totals(_sum([near[name] for near, _ in parts])) for name in ("both", "over5"))
+    over10 = totals(_sum([far for _, far in parts]))
+    sums = totals(np.sum([near["sum"] for near, _ in parts], axis=0))
     kept = np.flatnonzero(both)
     return Moves(tuple(names[i] for i in kept.tolist()), both[kept], over5[kept], over10[kept], sums[kept] / 100)
 
 
 def _id_ranges(sample: People, new: Snapshot) -> Moves:
     """How the profiles of a sample moved, by ranges of their ids with equally many of them."""
-    order = np.argsort(sample.ids)
-    ids, before = sample.ids[order], sample.scores[order].astype(np.int64)
-    after = new.hundredths(ids).astype(np.int64)
-    count = max(min(ID_RANGES, len(ids) // LEAST_IN_RANGE), 1)
-    owner = np.arange(len(ids)) * count // len(ids)
+    before, after = sample.scores.astype(np.int64), new.hundredths(sample.ids).astype(np.int64)
+    n, order = len(sample), sample.order
+    count = max(min(ID_RANGES, n // LEAST_IN_RANGE), 1)
+    edges = -(-n * np.arange(count + 1) // count)
     paired = (before != UNSCORED) & (after != UNSCORED) & (after != 0)
-    move = (after - before)[paired]
-    both, over5, over10 = (
-        np.bincount(owner[paired][chosen], minlength=count).astype(np.uint64)
-        for chosen in (slice(None), np.abs(move) > FIVE, np.abs(move) > TEN)
-    )
-    sums = np.bincount(owner[paired], weights=move, minlength=count) / 100
-    edges = np.searchsorted(owner, np.arange(count + 1))
-    names = [f"ids {ids[a]} to {ids[b - 1]}" for a, b in pairwise(edges)]
-    return Moves(tuple(names), both, over5, over10, sums)
+    move = ((after - before) * paired)[order]
+    columns = (paired[order], np.abs(move) > FIVE, np.abs(move) > TEN, move)
+    both, over5, over10, sums = (np.add.reduceat(column, edges[:-1], dtype=np.int64) for column in columns)
+    names = [f"ids {a} to {b}" for a, b in sample.ids[order[np.stack([edges[:-1], edges[1:] - 1], axis=1)]]]
+    return Moves(tuple(names), both.view(np.uint64), over5.view(np.uint64), over10.view(np.uint64), sums / 100)
 
 
 def _cases(parts: Sequence[Pairs]) -> dict[str, tuple[npt.NDArray[np.uint64], int]]:
