@@ -133,8 +133,11 @@ def ours(request: web.Request, public_url: str | None) -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return True  # no browser; the form's token is asked for all the same
-    hosts = {request.host, urlsplit(public_url or "").netloc} - {""}
-    return urlsplit(origin).netloc in hosts
+    try:
+        hosts = {request.host, urlsplit(public_url or "").netloc} - {""}
+        return urlsplit(origin).netloc in hosts
+    except ValueError:
+        return False
 
 
 def right_token(session: Session, token: str) -> bool:

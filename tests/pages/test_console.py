@@ -152,6 +152,8 @@ def test_a_revoked_key_ends_its_sessions(maria: Visitor, nights: Nights) -> None
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": ""},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -326,6 +328,14 @@ _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 def test_a_damaged_database_of_keys_is_an_error_not_an_entry(maria: Visitor, nights: Nights) -> None:
     (nights.data / "keys.db").write_bytes(b"no database" * 500)
     assert maria.get("/console").status == 500
+
+
+@pytest.mark.parametrize(
+    "cookie", ["", ";;;", "kserve_console", "kserve_console=", "kserve_console=\xff", "a=b; " * 99]
+)
+def test_cookies_that_are_none(server: Server, nights: Nights, cookie: str) -> None:
+    make_key(nights.data)
+    assert server.get("/console", Cookie=cookie).headers["location"] == "/console/sign-in"
 
 
 def test_expired_key(server: Server, nights: Nights) -> None:
