@@ -17,6 +17,9 @@ SAMPLED = 100
 HALF = 0.5
 """Of a profile, added to every bin, so that each has a logarithm."""
 
+NEAR = 0.5
+"""Of a quick estimate's way to a warning: groups beyond it are looked at closely."""
+
 CHUNK = 1024
 """Groups that are looked at together: they stay in the processor's cache."""
 
@@ -60,7 +63,7 @@ def shapes_of(case: Case, old: Groups, new: Groups) -> Iterator[Measure]:
         for rows in (slice(first, first + CHUNK) for first in range(0, len(before), CHUNK))
     ]
     strain = np.concatenate([np.empty(0), *strains])
-    for i in np.argsort(-strain, kind="stable")[: min(int((strain > HALF).sum()), LOOKED_AT)].tolist():
+    for i in np.argsort(-strain, kind="stable")[: min(int((strain > NEAR).sum()), LOOKED_AT)].tolist():
         who, pair = old.names[before[i]], (old.histogram[before[i]], new.histogram[after[i]])
         yield from _telling(psi(case, who, *pair), ks(case, who, *pair))
 
