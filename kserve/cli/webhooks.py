@@ -16,7 +16,6 @@ from kserve.cli.incidents import opened
 from kserve.errors import Busy
 from kserve.notices import deliveries as post
 from kserve.notices import webhooks as book
-from kserve.notices.deliverer import at_work
 from kserve.notices.deliveries import Delivery
 from kserve.notices.events import TYPES
 from kserve.notices.store import Store
@@ -286,12 +285,16 @@ def deliver(
 
 
 async def _once(settings: Settings, event: str | None = None) -> dict[str, int]:
+    from kserve.notices.deliverer import at_work  # and with it aiohttp, which other commands do not need
+
     async with at_work(settings) as deliverer:
         await deliverer.once(event)
         return dict(deliverer.states)
 
 
 async def _forever(settings: Settings) -> dict[str, int]:
+    from kserve.notices.deliverer import at_work
+
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -98,6 +98,7 @@ def test_version() -> None:
     assert done("--version").out == f"kserve {kserve.__version__}\n"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stage", ["synth", "publish"])
 def test_interrupt(inputs: Path, stage: str) -> None:
     """Ctrl-C in the middle of work: no traceback, nothing half-made."""
@@ -150,6 +151,7 @@ def test_reading_commands_load_little(published: Path, command: tuple[str, ...])
     assert not NOT_TO_READ & set(loaded.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.heavy
 def test_module_and_command_are_the_same(published: Path) -> None:
     script = shutil.which("kserve", path=str(Path(sys.executable).parent))
     if script is None:
@@ -158,6 +160,7 @@ def test_module_and_command_are_the_same(published: Path) -> None:
     assert process("history", "--json").out == by_command
 
 
+@pytest.mark.heavy
 def test_any_locale_will_do(published: Path) -> None:
     environment = os.environ | {
         "LC_ALL": "C",

@@ -162,6 +162,7 @@ def complete(words: str) -> list[str]:
     return process(env=os.environ | environment).out.split()
 
 
+@pytest.mark.heavy
 def test_completion(published: Path) -> None:
     versions = [version["version"] for version in done("history", "--json").json()["versions"]]
     assert {name.split()[0] for name in COMMANDS} <= set(complete("kserve "))

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import pytest
 from cli.support import DAY_ONE, KSERVE, done, process
 
 
@@ -35,6 +36,7 @@ def on_terminal(*arguments: str) -> tuple[str, str]:
     return out, b"".join(seen).decode()
 
 
+@pytest.mark.heavy
 def test_bars_for_all_that_takes_long(inputs: Path) -> None:
     out, seen = on_terminal("synth", "day3", "--profiles", "100000", "--day", "3", "--json")
     assert "making profiles" in seen
@@ -47,6 +49,7 @@ def test_bars_for_all_that_takes_long(inputs: Path) -> None:
     assert "6  watch" in out
 
 
+@pytest.mark.heavy
 def test_no_bars_elsewhere(inputs: Path) -> None:
     assert process("synth", "day3", "--profiles", 1000).err == ""
     assert process("publish", "day3", "--first").err == ""
