@@ -242,7 +242,7 @@ def _checksum(text: str) -> str:
 
 
 def _iso(time: datetime | None) -> str | None:
-    return None if time is None else time.isoformat(timespec="milliseconds")
+    return None if time is None else time.isoformat(timespec="microseconds")
 
 
 def _key(row: tuple[Any, ...]) -> Key:

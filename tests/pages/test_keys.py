@@ -24,7 +24,7 @@ def test_a_key_is_what_was_asked_for(keys: Keys) -> None:
     key, text = keys.create("maria", ["console", "score:read"], timedelta(days=1))
     assert text.startswith(f"{PREFIX}{key.id}_")
     assert (key.partner, key.scopes, key.state) == ("maria", ("score:read", "console"), "live")
-    assert keys.check(text, "console") == keys.check(text, "score:read") == keys.show(key.id) == keys.listed()[0]
+    assert key == keys.check(text, "console") == keys.check(text, "score:read") == keys.show(key.id) == keys.listed()[0]
     assert keys.check(text, "admin") is None
     assert keys.exist("console")
     assert not keys.exist("admin")

@@ -1,0 +1,74 @@
+"""keys and status-page: the commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cli.support import done, ended, run, started
+
+from kserve.serving.keys import Keys
+
+
+def create(data: Path, *options: str) -> dict[str, str]:
+    return dict(done("keys", "create", "--partner", "maria", "--data", data, "--json", *options).json())
+
+
+def test_a_key_from_beginning_to_end(tmp_path: Path) -> None:
+    made = create(tmp_path, "--scopes", "console", "--scopes", "score:read,batch")
+    assert made["scopes"] == ["score:read", "batch", "console"]
+    key = Keys(tmp_path).check(made["key"], "console")
+    assert key is not None
+    (listed,) = done("keys", "list", "--data", tmp_path, "--json").json()["keys"]
+    shown = done("keys", "show", made["id"], "--data", tmp_path, "--json").json()
+    assert listed == shown == {name: value for name, value in made.items() if name != "key"}
+    revoked = done("keys", "revoke", made["id"], "--data", tmp_path, "--json").json()
+    assert revoked["state"] == "revoked"
+    assert Keys(tmp_path).check(made["key"], "console") is None
+
+
+def test_as_people_see_it(tmp_path: Path) -> None:
+    assert "there are no keys" in done("keys", "list", "--data", tmp_path).out
+    out = done("keys", "create", "--partner", "maria", "--scopes", "console", "--data", tmp_path).out
+    assert "it is not shown again" in out
+    secret = out.partition("ks_live_")[2].split()[0]
+    listed = done("keys", "list", "--data", tmp_path).out
+    assert "maria" in listed
+    assert secret not in listed
+
+
+@pytest.mark.parametrize("text", ["90d", "12h", "1w", (datetime.now(UTC) + timedelta(days=3)).isoformat()])
+def test_expiry(tmp_path: Path, text: str) -> None:
+    made = create(tmp_path, "--scopes", "console", "--expires", text)
+    assert datetime.fromisoformat(made["expires_at"]) > datetime.now(UTC) + timedelta(hours=11)
+    assert made["state"] == "live"
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "2026-01-01", "-1d", "1d2"])
+def test_expiry_that_is_none(tmp_path: Path, text: str) -> None:
+    command = ("keys", "create", "--partner", "x", "--scopes", "console", "--expires", text)
+    assert run(*command, "--data", tmp_path, "--json").error()["exit_code"] == 2
+
+
+def test_errors(tmp_path: Path) -> None:
+    command = ("keys", "create", "--partner", "x", "--data", tmp_path, "--json")
+    assert run(*command, "--scopes", "root").error()["slug"] == "setting"
+    for act in ("show", "revoke"):
+        error = run("keys", act, "nobody", "--data", tmp_path, "--json").error()
+        assert (error["slug"], error["exit_code"]) == ("unknown-key", 4)
+
+
+def test_status_page_alone(tmp_path: Path) -> None:
+    with started("status-page", "--port", 0, "--json", "--data", tmp_path) as popen:
+        assert popen.stdout is not None
+        address = json.loads(popen.stdout.readline())["address"]
+        with urllib.request.urlopen(f"{address}/status.json", timeout=20) as answer:
+            document = json.load(answer)
+        result = ended(popen, signal.SIGTERM)
+    assert document["unknown"] == ["No scores are published yet."]
+    assert document["snapshot"] is None
+    assert (result.code, result.out) == (0, "")
