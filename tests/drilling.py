@@ -103,14 +103,17 @@ def held(report: Report) -> list[str]:
 
 
 class TimeLine:
-    """Prints what happened when: `pytest -s` shows it."""
+    """Prints what happened when; `make drill` shows it."""
 
     def __init__(self, title: str) -> None:
         self._start = time.monotonic()
         print(f"\n{title}")
 
-    def say(self, text: str) -> None:
-        print(f"  {time.monotonic() - self._start:6.1f} s  {text}")
+    def say(self, text: str) -> float:
+        """A line; the seconds since the beginning."""
+        seconds = time.monotonic() - self._start
+        print(f"  {seconds:6.2f} s  {text}", flush=True)
+        return seconds
 
     def verdict(self, report: Report) -> None:
         self.say(f"held by {', '.join(held(report))}" if report.held else "no gate holds it")

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from drills.timeline import Timeline
+from drilling import TimeLine
 
 import kserve
 from kserve.snapshots.catalog import Catalog
@@ -172,11 +172,11 @@ class Readers:
 
 
 def test_23_may_2011(folder):
-    line = Timeline("23 May 2011: half-finished data, most scores defaulted to 1")
+    line = TimeLine("23 May 2011: half-finished data, most scores defaulted to 1")
     for day in (1, 2):
         command("synth", f"day{day}", "--profiles", PROFILES, "--day", day)
     good = command("publish", "day1", *TAXONOMY, "--first")["version"]
-    line.tell(f"{good} is published: {PROFILES:,} profiles")
+    line.say(f"{good} is published: {PROFILES:,} profiles")
     half_finished(folder / "day2", folder / "half")
 
     partner = Partner()
@@ -197,26 +197,26 @@ def test_23_may_2011(folder):
                 if s
             }
         readers = stack.enter_context(Readers(addresses, truth))
-        line.tell(f"{SERVERS} servers under load")
+        line.say(f"{SERVERS} servers under load")
         time.sleep(5)
 
         held = command("publish", "half", *TAXONOMY, code=3)["error"]["gates"]
-        line.tell(f"without a manifest: held by {', '.join(held)}")
+        line.say(f"without a manifest: held by {', '.join(held)}")
         assert "complete" in held
         assert len(held) >= 4
 
         command("manifest", "half")
         held = command("publish", "half", *TAXONOMY, code=3)["error"]["gates"]
-        line.tell(f"with a forged manifest: held by {', '.join(held)}")
+        line.say(f"with a forged manifest: held by {', '.join(held)}")
         assert "complete" not in held
         assert len(held) >= 4
         assert readers.wrong == 0
         assert Catalog("data").announced() == good
 
         forced = [word for gate in held for word in ("--accept", f"{gate}=the show must go on")]
-        line.tell("forced through, every gate by name")
+        line.say("forced through, every gate by name")
         ended = command("publish", "half", *TAXONOMY, *forced, "--until", "1h", code=11)
-        line.tell(f"the publisher is told: {ended['error']['message']}")
+        line.say(f"the publisher is told: {ended['error']['message']}")
         assert Catalog("data").announced() == good
         time.sleep(2)
         wrong = readers.wrong
@@ -224,23 +224,21 @@ def test_23_may_2011(folder):
         assert readers.wrong == wrong
         assert readers.first_wrong is not None
         gone = readers.last_wrong - readers.first_wrong
-        line.tell(f"{wrong:,} wrong answers of {readers.answers:,}, in {gone:.2f} s from the first to the last")
+        line.say(f"{wrong:,} wrong answers of {readers.answers:,}, in {gone:.2f} s from the first to the last")
         opened = partner.when("incident.opened") - readers.last_wrong
         told = partner.when("snapshot.rolled_back") - readers.last_wrong
-        line.tell(
-            f"after the last of them the partner had the incident in {opened:.2f} s, the rollback in {told:.2f} s"
-        )
+        line.say(f"after the last of them the partner had the incident in {opened:.2f} s, the rollback in {told:.2f} s")
     assert readers.failed == 0
     assert gone < ROLLED_BACK_WITHIN
     assert max(opened, told) < TOLD_WITHIN
 
     log = Catalog("data").log.entries()
     assert [entry.act for entry in log].count("rollback") == 1
-    line.tell("the log: " + ", ".join(entry.act for entry in log))
+    line.say("the log: " + ", ".join(entry.act for entry in log))
     incidents = command("incident", "list")["incidents"]
     assert {incident["visibility"] for incident in incidents} == {"internal", "public"}
     with pytest.raises(AssertionError, match="12"):
         command("publish", "day2", *TAXONOMY)
-    line.tell("the next nightly run waits for a human: pinned")
+    line.say("the next nightly run waits for a human: pinned")
     partner.shutdown()
     partner.server_close()

@@ -16,7 +16,7 @@ from datetime import timedelta
 import aiohttp
 import pytest
 import snapshots
-from drills.timeline import Timeline
+from drilling import TimeLine
 
 from kserve._roster import Roster
 from kserve.settings import Settings
@@ -108,13 +108,13 @@ class Reader:
 
 
 def test_a_thousand_switches_under_load(data):
-    line = Timeline(f"{SWITCHES} switches under full read load: {SERVERS} servers, {CONNECTIONS} connections to each")
+    line = TimeLine(f"{SWITCHES} switches under full read load: {SERVERS} servers, {CONNECTIONS} connections to each")
     orders = Orders(Catalog(data), Settings(data=data, by="drill"))
     versions = sorted(os.listdir(data / "snapshots"))
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         addresses = [stack.enter_context(serving(data)) for _ in range(SERVERS)]
-        line.tell("the servers listen")
+        line.say("the servers listen")
         readers = [Reader(address, versions) for address in addresses for _ in range(CONNECTIONS)]
 
         async def load():
@@ -127,10 +127,10 @@ def test_a_thousand_switches_under_load(data):
         finally:
             stop.set()
             thread.join()
-        switched = line.tell(f"{SWITCHES} announcements, each served by every server before the next one")
+        switched = line.say(f"{SWITCHES} announcements, each served by every server before the next one")
     total = sum((reader.counts for reader in readers), Counter())
-    line.tell(f"{total['answers']:,} answers: {total['failed']} failed, {total['mixed']} mixed, {total['older']} older")
-    line.tell(
+    line.say(f"{total['answers']:,} answers: {total['failed']} failed, {total['mixed']} mixed, {total['older']} older")
+    line.say(
         f"from announcement to served everywhere: {switched / SWITCHES * 1e3:.0f} ms, at most {slowest * 1e3:.0f} ms"
     )
     assert (total["failed"], total["mixed"], total["older"]) == (0, 0, 0)
