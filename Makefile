@@ -40,7 +40,7 @@ lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-li
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest $(patsubst kserve/%.pyi,kserve.%,$(wildcard kserve/_*.pyi))
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml $(patsubst kserve/%.pyi,kserve.%,$(wildcard kserve/_*.pyi))
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(wildcard kserve/*.pyx kserve/*.pxd)
 	$(BIN)/lint-imports --no-cache
 

@@ -91,7 +91,11 @@ class Settings(BaseSettings):
     """The settings of every command and of the server. ``docs/settings.md`` lists them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KSERVE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix="KSERVE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     data: Path = Field(Path("data"), description="directory of the snapshots")
