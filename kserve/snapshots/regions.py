@@ -13,22 +13,18 @@ from kserve._census import roll_up
 
 
 class Regions:
-    """All prefixes of n location paths; ``names``[k], each once, a region before those inside it.
-
-    In the order of the paths' parts, the locations of a region stand side by side.
-    """
+    """All prefixes of n location paths; ``names``[k], each once, a region before those inside it."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        order = sorted(range(len(paths)), key=[path.split("/") for path in paths].__getitem__)
-        names, parents, spans = _prefixes([paths[index] for index in order])
-        index = {name: i for i, name in enumerate(names)}
-        self.names = tuple(names)
+        index: dict[str, int] = {}
+        parents: list[int] = []
+        for path in paths:
+            if path not in index:
+                _enter(path, index, parents)
+        self.names = tuple(index)
         self.locations = len(paths)
         self._parents = np.array(parents, dtype=np.int64)
         self._own = np.array([index[path] for path in paths], dtype=np.int64)
-        self._starts, self._ends = (np.array(edges, dtype=np.int64) for edges in spans)
-        self._places = np.full(len(paths) + 1, -1, dtype=np.int64)
-        self._places[np.array(order, dtype=np.int64) + 1] = np.arange(len(paths))
 
     def totals(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """By region, [k, ...], from values by location number, [n + 1, ...]: 64-bit integers; 0 is unknown."""
@@ -39,30 +35,18 @@ class Regions:
 
     def inside(self, region: int, locations: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """bool[m]: which of these location numbers lie in the region."""
-        places = self._places[locations]
-        return np.asarray((places >= self._starts[region]) & (places < self._ends[region]))
+        within = np.zeros(len(self.names), bool)
+        within[region] = True
+        for other in range(region + 1, len(within)):
+            within[other] = self._parents[other] >= 0 and within[self._parents[other]]
+        return np.concatenate([[False], within[self._own]])[locations]
 
 
-def _prefixes(paths: Sequence[str]) -> tuple[list[str], list[int], tuple[list[int], list[int]]]:
-    """The prefixes of ordered paths, each after the one it lies in: names; the index of that one, or -1; and spans.
-
-    A span is where the first path of a region stands, and where the one after its last would.
-    """
-    names: list[str] = []
-    parents: list[int] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    inside = [-1]  # indexes of the prefixes of the path before, the longest last
-    for place, path in enumerate(paths):
-        while len(inside) > 1 and not path.startswith(names[inside[-1]] + "/"):
-            ends[inside.pop()] = place
-        at = len(names[inside[-1]]) if len(inside) > 1 else -1
-        while at < len(path):
-            at = path.find("/", at + 1)
-            at = len(path) if at < 0 else at
-            parents.append(inside[-1])
-            inside.append(len(names))
-            names.append(path[:at])
-            starts.append(place)
-            ends.append(len(paths))
-    return names, parents, (starts, ends)
+def _enter(path: str, index: dict[str, int], parents: list[int]) -> int:
+    """The index of a path, which is entered after all that it lies in."""
+    found = index.get(path)
+    if found is None:
+        outer = path.rpartition("/")[0]
+        parents.append(_enter(outer, index, parents) if outer else -1)
+        found = index[path] = len(index)
+    return found
