@@ -130,7 +130,10 @@ def _bars(heights: Shares) -> Markup:
     width = WIDTH / len(heights)
     return Markup("").join(
         Markup('<rect class="new" x="{}" y="{}" width="{}" height="{}"/>').format(
-            _number(place * width), _number(HEIGHT * (1 - _ROOM * height)), _number(width), _number(HEIGHT * height)
+            _number(place * width),
+            _number(HEIGHT * (1 - _ROOM * height)),
+            _number(width),
+            _number(HEIGHT * _ROOM * height),
         )
         for place, height in enumerate(heights)
         if height > 0

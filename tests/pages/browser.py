@@ -39,7 +39,7 @@ FLAGS = (
 def chromium() -> str:
     """Where Chromium is, installed if that is possible; skips the test if not."""
     if shutil.which("chromium") is None:
-        subprocess.run([INSTALL, "chromium"], check=False, timeout=900)
+        subprocess.run([INSTALL, "chromium", "fonts-dejavu-core"], check=False, timeout=900)
     found = shutil.which("chromium")
     if found is None:
         pytest.skip("no chromium: install Debian's package of that name")
