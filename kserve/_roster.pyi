@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -140,4 +140,4 @@ class Roster:
         Where ROSTER cannot be written ``decide`` is called all the same. Raises what it raises, ValueError for more
         than 1,536 bytes.
         """
-    def _mapped(self) -> Any: ...
+    def __del__(self) -> None: ...

@@ -6,17 +6,17 @@ back however the process ends. What is counted is counted in private memory, and
 no answer ever waits for a page of the file; a number of sequence tells readers that a copy is whole.
 """
 
-import fcntl
 import logging
 import mmap
 import os
 import struct
 import threading
 import time
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+
+from kserve._places import is_held, locked, opened, take
 
 from libc.math cimport NAN
 from libc.stdint cimport uint8_t, uint64_t
@@ -52,7 +52,6 @@ SEATS = SEAT_COUNT
 RING = RING_SIZE
 FILE_SIZE = PAGE + SEAT_COUNT * SEAT_SIZE
 HEADER = struct.pack("=8sQ", b"KSROSTER", LAYOUT)
-FLOCK = struct.Struct("hhqqi4x")
 PREPARING, READY, REFUSED = "preparing", "ready", "refused"
 
 cdef packed struct Counters:
@@ -304,9 +303,9 @@ class Roster:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self._file = None
         self._descriptor = -1
         self._pages = None
+        self._which = None          # device and inode of what is mapped
 
     def __del__(self):
         if self._descriptor >= 0:
@@ -323,7 +322,9 @@ class Roster:
         if pages is None:
             return found
         for place in range(<int>min(get(&(<const Head *>&pages[0]).taken), <uint64_t>SEAT_COUNT)):
-            if copy_in(place_at(&pages[0], place), &info) and info.pid and _is_held(self._descriptor, place):
+            if not copy_in(place_at(&pages[0], place), &info) or info.pid == 0:
+                continue
+            if is_held(self._descriptor, PAGE + place * SEAT_SIZE):
                 found.append(view_of(&info, place))
         return found
 
@@ -343,12 +344,12 @@ class Roster:
     def keep_order(self, decide):
         cdef uint8_t[::1] pages
         try:
-            descriptor = _opened(self.path)
+            descriptor = opened(self.path, HEADER, FILE_SIZE)
         except OSError:
             decide(self.order())
             return
         try:
-            with _locked(descriptor):
+            with locked(descriptor):
                 file = mmap.mmap(descriptor, PAGE)
                 pages = file
                 kept = order_in(<const Head *>&pages[0])
@@ -364,15 +365,18 @@ class Roster:
         try:
             status = os.stat(self.path)
         except OSError:
-            status = None
-        if status is None or status.st_size < FILE_SIZE:
             return None
-        if (status.st_dev, status.st_ino) != self._file:
+        if status.st_size < FILE_SIZE:
+            return None
+        if (status.st_dev, status.st_ino) != self._which:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            pages = mmap.mmap(descriptor, FILE_SIZE, prot=mmap.PROT_READ)
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            self._descriptor, self._pages, self._file = descriptor, pages, (status.st_dev, status.st_ino)
+            try:
+                pages = mmap.mmap(descriptor, FILE_SIZE, prot=mmap.PROT_READ)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self.__del__()
+            self._descriptor, self._pages, self._which = descriptor, pages, (status.st_dev, status.st_ino)
         return self._pages if self._pages[: len(HEADER)] == HEADER else None
 
 
@@ -470,76 +474,25 @@ cdef put_order(Head *head, bytes text):
 
 def _claimed(path):
     """Descriptor and place of a free seat, which is ours until the descriptor is closed. Raises OSError."""
-    cdef uint8_t[::1] pages
-    descriptor = _opened(path)
+    descriptor = opened(path, HEADER, FILE_SIZE)
     try:
-        with _locked(descriptor):
-            place = next(place for place in range(SEAT_COUNT) if _take(descriptor, place))
-            os.posix_fallocate(descriptor, PAGE + place * SEAT_SIZE, SEAT_SIZE)  # a full disk would kill us later
-            pages = mmap.mmap(descriptor, PAGE)
-            put_taken(<Head *>&pages[0], place + 1)
-            return descriptor, place
-    except StopIteration:
-        os.close(descriptor)
-        raise OSError(f"{path}: all {SEAT_COUNT} seats are taken") from None
+        with locked(descriptor):
+            return descriptor, _first_free(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
 
 
+def _first_free(descriptor):
+    cdef uint8_t[::1] pages
+    for place in range(SEAT_COUNT):
+        if take(descriptor, PAGE + place * SEAT_SIZE):
+            os.posix_fallocate(descriptor, PAGE + place * SEAT_SIZE, SEAT_SIZE)  # or a full disk would kill us later
+            pages = mmap.mmap(descriptor, PAGE)
+            put_taken(<Head *>&pages[0], place + 1)
+            return place
+    raise OSError(f"all {SEAT_COUNT} seats are taken")
+
+
 cdef void put_taken(Head *head, uint64_t taken) noexcept:
     put(&head.taken, max(head.taken, taken))
-
-
-def _opened(path):
-    """A descriptor of the roster, made if it is not there, or is that of another kserve. Raises OSError."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with _locked(descriptor):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    if _is_ours(descriptor):
-                        return descriptor
-                    os.unlink(path)  # whoever has it mapped keeps it
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _is_ours(descriptor):
-    """Whether it is a roster of this layout; an empty file is made one."""
-    if os.fstat(descriptor).st_size == 0:
-        os.posix_fallocate(descriptor, 0, PAGE)
-        os.ftruncate(descriptor, FILE_SIZE)
-        os.pwrite(descriptor, HEADER, 0)
-    return os.pread(descriptor, len(HEADER), 0) == HEADER
-
-
-@contextmanager
-def _locked(descriptor):
-    """One at a time takes a seat or keeps an order."""
-    _lock(descriptor, fcntl.F_OFD_SETLKW, 0)
-    try:
-        yield
-    finally:
-        _lock(descriptor, fcntl.F_OFD_SETLK, 0, fcntl.F_UNLCK)
-
-
-def _take(descriptor, place):
-    try:
-        _lock(descriptor, fcntl.F_OFD_SETLK, PAGE + place * SEAT_SIZE)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def _is_held(descriptor, place):
-    return _lock(descriptor, fcntl.F_OFD_GETLK, PAGE + place * SEAT_SIZE) != fcntl.F_UNLCK
-
-
-def _lock(descriptor, command, start, kind=fcntl.F_WRLCK):
-    """Locks of an open file, not of a process: they are not lost when another descriptor of the file is closed."""
-    return FLOCK.unpack(fcntl.fcntl(descriptor, command, FLOCK.pack(kind, os.SEEK_SET, start, 1, 0)))[0]
