@@ -14,6 +14,7 @@ import typer
 from kserve.cli import inputs, options, output
 from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.words import count
 
 if TYPE_CHECKING:
     from kserve.snapshots.build import Candidate
@@ -111,7 +112,8 @@ def manifest(
     if as_json:
         output.emit({"file": str(file), "manifest": found})
     else:
-        output.say(f"{file}: {found['rows']:,} rows in {len(found['parts'])} parts, scored at {found['scored_at']}")
+        rows, parts = count(found["rows"], "row"), count(len(found["parts"]), "part")
+        output.say(f"{file}: {rows} in {parts}, scored at {found['scored_at']}")
 
 
 def synth(
@@ -145,11 +147,18 @@ def synth(
     with output.bars(profiles="making profiles") as report:
         files = write(out, plan, partial(report, "profiles"), when)
     seconds = round(time.monotonic() - start, 3)
-    count = sum(file.stat().st_size for file in files)
+    length = sum(file.stat().st_size for file in files)
     if as_json:
-        about = {"profiles": profiles, "day": day, "seed": seed, "columns": columns, "bytes": count, "seconds": seconds}
+        about = {
+            "profiles": profiles,
+            "day": day,
+            "seed": seed,
+            "columns": columns,
+            "bytes": length,
+            "seconds": seconds,
+        }
         output.emit({"out": str(out), "files": list(map(str, files)), "scored_at": when.isoformat()} | about)
         return
-    output.say(f"{out}: {profiles:,} profiles of {output.moment(when)}, {output.size(count)}, {seconds:.1f} s")
+    output.say(f"{out}: {profiles:,} profiles of {output.moment(when)}, {output.size(length)}, {seconds:.1f} s")
     taxonomy = f"--topics {out}/topics.csv --topic-edges {out}/topic_edges.csv"
     output.say(f"publish them with: kserve publish {out} {taxonomy}")

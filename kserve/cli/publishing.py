@@ -258,8 +258,9 @@ class _Publication:
         version = self.request.version if told.seen is None else told.seen.version
         helpful = self._helpful(error, version, told.seen)
         if not self.as_json:
-            for line in helpful:
-                output.say(line)
+            _say_helpful(helpful)
+            if told.seen is not None:
+                refuse(told.seen)  # the table has told why: the error need not
             raise error
         document = self._document(told, version, error.slug) | {"try": helpful}
         output.emit(document | {"error": output.error_document(error)})
@@ -314,6 +315,13 @@ def _first(first: bool) -> list[str]:
 
 def _declared(request: Request) -> list[str]:
     return [] if request.model is None else ["--declare", f"model={request.model}"]
+
+
+def _say_helpful(lines: list[str]) -> None:
+    if lines:
+        output.say("what you can do:")
+    for line in lines:
+        output.say(f"  {line}")
 
 
 def refuse(report: Report) -> None:
@@ -396,11 +404,14 @@ def print_report(report: Report) -> None:
         for found, before, why in zip(report.findings, whys, whys[1:], strict=False)
     ]
     held = [number for number, finding in enumerate(report.findings) if finding.holds]
+    output.say()
     output.table(("gate", "verdict", "figure", "threshold", "why"), rows, bold=held)
     versions = [] if report.old is None else [("old", report.old.histogram)]
     versions.append(("new", report.new.histogram))
+    output.say()
     for line in drawing.distributions(versions, output.width(), output.ramp()):
         output.say(line)
+    output.say()
 
 
 def _verdict(finding: Finding) -> str:

@@ -45,27 +45,8 @@ def serve(
 
       $ kserve serve --port 8080
     """
-    settings = load(
-        data=data,
-        host=host,
-        port=port,
-        verify_at_open=verify_at_open,
-        warm=warm,
-        sentinel=sentinel,
-        trusted_keys=trusted_keys,
-        signing_key=signing_key,
-        console=console,
-        public_url=public_url,
-        webhook_private=webhook_private,
-        batch_limit=batch_limit,
-        body_limit=body_limit,
-        header_timeout=header_timeout,
-        body_timeout=body_timeout,
-        send_timeout=send_timeout,
-        keepalive_timeout=keepalive_timeout,
-        drain_timeout=drain_timeout,
-        cache_seconds=cache_seconds,
-    )
+    flags = {name: value for name, value in locals().items() if name != "as_json"}  # named as their settings
+    settings = load(**flags)
     from kserve.serving import app
 
     def tell(address: str) -> bool:

@@ -59,7 +59,7 @@ def spoil(folder: str) -> None:
 
 def helpful(result: Result, command: str) -> list[str]:
     """The words of the suggested command line of that name."""
-    (line,) = [line for line in result.out.splitlines() if line.startswith(f"kserve {command} ")]
+    (line,) = [line for line in result.out.splitlines() if line.startswith(f"  kserve {command} ")]
     return shlex.split(line)[1:]
 
 
@@ -110,7 +110,8 @@ def test_a_version_then_an_input_then_what_is_live_again(inputs: Path) -> None:
 def test_without_history_nothing_passes(inputs: Path) -> None:
     result = run("publish", "day1", *TAXONOMY)
     assert result.code == 3
-    assert "--first" in result.one_line()
+    assert "held by schema" in result.one_line()
+    assert "--first" in helpful(result, "publish")
     assert Catalog("data").announced() is None
     done(*helpful(result, "publish"))
     assert names(result)[-1] == ("3", "check")
