@@ -190,21 +190,24 @@ class Writer:
         np.cumsum(totals, out=self.topic_starts[1:])
         entries = int(self.topic_starts[self.lines])
         ids = self._allocate(TOPIC_IDS, entries * 2).view(np.uint16)
+        left = self.staged["slots"].tell() // 8
         scored = self.staged["scores"].tell() > 0
         scores = self._allocate(TOPIC_SCORES, entries * 2).view(np.uint16) if scored else None
         for file in self.staged.values():
             file.seek(0)
-        while len(slots := np.fromfile(self.staged["slots"], np.uint64, STAGED_ROWS)):
-            lay_out(slots, self._staged("ids", slots), self.topic_starts, self.topic_counts, ids)
+        while left:
+            slots = self._staged("slots", min(left, STAGED_ROWS), np.uint64)
+            left -= len(slots)
+            count = int(self.topic_counts[slots].sum(dtype=np.int64))
+            lay_out(slots, self._staged("ids", count, np.uint16), self.topic_starts, self.topic_counts, ids)
             if scored:
-                lay_out(slots, self._staged("scores", slots), self.topic_starts, self.topic_counts, scores)
+                lay_out(slots, self._staged("scores", count, np.uint16), self.topic_starts, self.topic_counts, scores)
         return entries
 
-    def _staged(self, name, slots):
-        """What waits for these slots: uint16 an entry."""
-        count = int(self.topic_counts[slots].sum(dtype=np.int64))
-        values = np.fromfile(self.staged[name], np.uint16, count)
-        if len(values) != count:
+    def _staged(self, name, count, kind):
+        """The next numbers that wait; a failed read is an error, and never taken for the end (as np.fromfile does)."""
+        values = np.empty(count, dtype=kind)
+        if self.staged[name].readinto(values.view(np.uint8)) != values.nbytes:
             raise OSError(f"the staged topic {name} end early")
         return values
 
