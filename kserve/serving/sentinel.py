@@ -241,8 +241,10 @@ class Sentinel(threading.Thread):
             return
         seen: dict[str, Any] = {"by_sentinel": True, "breach": figures, "answers": after.answers}
         try:
-            restored = self._orders.rollback(by=self._by, why=why, seen=seen, frozen=True)
+            restored = self._orders.rollback(by=self._by, why=why, seen=seen, of=version, frozen=True)
         except Held as error:
+            if self._catalog.live() != version:
+                return
             self._orders.freeze(f"{version} answers badly ({why}), and {error}", by=self._by)
             log.critical("version %s stays in force: %s", version, error)
         else:

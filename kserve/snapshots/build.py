@@ -263,7 +263,7 @@ def opted_out_ids(folder: Path) -> U64 | None:
         told = json.loads((folder / MANIFEST).read_bytes()).get("opted_out")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise SnapshotError(file, "opt-outs", str(error)) from None
     if told is None or hashlib.sha256(content).hexdigest() != told["sha256"]:
         raise SnapshotError(file, "opt-outs", "the list is not the one that was built")

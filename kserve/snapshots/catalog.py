@@ -141,11 +141,11 @@ class Catalog:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def manifest(self, version: str) -> dict[str, Any]:
-        """What the builder wrote about a version."""
+        """What the builder wrote about a version. Raises UnknownVersion, SnapshotError, OSError when it is not read."""
         file = self.folder(version) / MANIFEST
         try:
             manifest: dict[str, Any] = json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             raise SnapshotError(file, "manifest", str(error)) from None
         return manifest
 
@@ -181,7 +181,7 @@ class Catalog:
     def earlier(self, scored_at: datetime) -> tuple[dict[str, Snapshot], list[str]]:
         """By period ("day", "week", "month"), the published snapshot to measure changes against, where there is one.
 
-        And in words, those that there are but that cannot be used.
+        And in words, those that there are but that cannot be used. Raises OSError when one cannot be read just now.
         """
         published = [version for version in self.versions() if version.state != "candidate"]
         found, unusable = {}, []
@@ -191,7 +191,7 @@ class Catalog:
             for version in sorted(near, key=lambda version: abs(version.scored_at - wanted))[:1]:
                 try:
                     found[period] = self.open(version.name)
-                except (SnapshotError, UnknownVersion, OSError) as error:
+                except (SnapshotError, UnknownVersion) as error:
                     unusable.append(f"{period} changes are not known: {error}")
         return found, unusable
 

@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 from kserve._core import Snapshot
 from kserve._roster import REFUSED, Roster, SeatView
-from kserve.errors import Busy, Held, KserveError, RolledBack, SnapshotError
+from kserve.errors import Busy, Held, RolledBack, SnapshotError, UnknownVersion
 from kserve.settings import Settings
 from kserve.snapshots.build import Candidate, Options, build, opted_out_ids
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.check import check
+from kserve.snapshots.columns import U64
+from kserve.snapshots.durable import storage
 from kserve.snapshots.log import Entry
 from kserve.snapshots.orders import Orders, State
 from kserve.snapshots.report import Acceptance, Report, load, save
@@ -81,7 +83,7 @@ def publish(catalog: Catalog, settings: Settings, request: Request, told: Told) 
 
     Raises Held, Pinned, RolledBack, Busy, InputError, UnknownVersion, SnapshotError, StorageError, SettingError.
     """
-    with catalog.publishing():
+    with storage(f"publishing in {catalog.data}"), catalog.publishing():
         return _Cycle(catalog, settings, request, told).run()
 
 
@@ -261,7 +263,7 @@ def checked(
         acceptances=[*given, *request.accept],
         quarantined=state.quarantined.keys(),
         opted_out=opted_out_ids(catalog.folder(snapshot.version)),
-        once_opted_out=None if against is None else opted_out_ids(catalog.folder(against.version)),
+        once_opted_out=None if against is None else _once_opted_out(catalog, against.version, told),
         progress=lambda *done: told.progress("compare", *done),
     )
 
@@ -275,8 +277,16 @@ def _live(catalog: Catalog, live: str, told: Told) -> Snapshot | None:
     """The version in force; None when it cannot be read any more: that must not keep a good one out for ever."""
     try:
         return catalog.open(live)
-    except (KserveError, OSError) as error:
+    except (SnapshotError, UnknownVersion) as error:
         told.warn(f"the version in force cannot be compared with: {error}")
+        return None
+
+
+def _once_opted_out(catalog: Catalog, live: str, told: Told) -> U64 | None:
+    try:
+        return opted_out_ids(catalog.folder(live))
+    except SnapshotError as error:
+        told.warn(f"who had opted out before cannot be compared with: {error}")
         return None
 
 

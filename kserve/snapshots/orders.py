@@ -153,17 +153,21 @@ class Orders:
         why: str,
         by: str | None = None,
         seen: dict[str, Any] | None = None,
+        of: str | None = None,
         quarantine: bool = True,
         frozen: bool = False,
     ) -> str:
         """Put a good version back in force and pin it; by default the last one. Returns its name.
 
+        ``of``: the version that is to be taken back, when the caller has judged one.
         ``quarantine``: the content of the version in force so far must not come back under any name.
         ``frozen``: until a human unpins, the sentinel does nothing more.
         Raises Held when there is no good version to go back to, UnknownVersion, SnapshotError.
         """
         with self._act():
             live = self.catalog.live()
+            if of not in (None, live):
+                raise Held(f"{of} is not in force any more: {live} is")
             target = self._target(version, live)
             if target == live:
                 raise Held(f"{target} is in force already: `kserve pin` keeps it there")

@@ -94,6 +94,16 @@ def test_a_rollback_during_a_publish_wins(data):
     assert orders.catalog.announced() == a
 
 
+def test_only_the_version_that_was_judged_is_taken_back(data):
+    a, b, c, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, c)
+    with pytest.raises(Held, match=f"{b} is not in force any more: {c} is"):
+        orders.rollback(why="bad", of=b)
+    assert orders.rollback(why="bad", of=c) == a
+
+
 def test_what_is_quarantined_is_no_target_until_it_is_released(data):
     a, b, _, _ = names(data)
     orders = orders_of(data)
