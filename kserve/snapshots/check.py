@@ -50,7 +50,7 @@ def check(
         first: nothing to compare with is no reason to hold; it changes nothing when there is a live version.
         model: the declared change of the model, a name of ``settings.models``.
         acceptances: those in force for this version; one that has run out accepts nothing.
-        quarantined: digests of content that must not return.
+        quarantined: digests of content that must not return, and names of versions.
         now: aware; by default the time it is.
         opted_out: uint64[n], who has opted out in the candidate's input; None: not known, which holds.
         once_opted_out: uint64[n], the same of the live version.

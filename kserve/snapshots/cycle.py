@@ -261,7 +261,7 @@ def checked(
         first=request.first,
         model=request.model,
         acceptances=[*given, *request.accept],
-        quarantined=state.quarantined.keys(),
+        quarantined={*state.quarantined, *(bad.version for bad in state.quarantined.values())},
         opted_out=opted_out_ids(catalog.folder(snapshot.version)),
         once_opted_out=None if against is None else _once_opted_out(catalog, against.version, told),
         progress=lambda *done: told.progress("compare", *done),

@@ -52,7 +52,7 @@ def checksums(case: Case) -> Judgement:
 
 def quarantine(case: Case) -> Judgement:
     """Content that was rolled back does not return under another name."""
-    bad = case.new.digest in case.quarantined
+    bad = not {case.new.digest, case.new.version}.isdisjoint(case.quarantined)
     faults = ["this content is in quarantine: it was live, and was rolled back"] if bad else []
     return plain(faults, case.new.digest[:16], "not in quarantine", "this content was never rolled back")
 
