@@ -48,15 +48,16 @@ def rollback(
       $ kserve rollback --reason "scores of New York are wrong, see the incident"
     """
     catalog, orders, who = _acting(data, by)
-    live = catalog.announced()
-    if live is None:
+    live = catalog.live()
+    if live is None and not orders.state().good:
         raise NothingPublished(f"nothing is announced in {catalog.data}: there is nothing to roll back")
     restored = orders.rollback(version, why=reason, by=who, quarantine=quarantine)
     kept_out = next((one.digest for one in orders.state().quarantined.values() if one.version == live), None)
     if as_json:
         output.emit({"version": restored, "from": live, "pinned": True, "quarantined": kept_out, "by": who})
         return
-    output.say(f"{restored} is in force again, and pinned; {live} is {'in quarantine' if kept_out else 'retired'}")
+    gone = f"; {live} is {'in quarantine' if kept_out else 'retired'}" if live else ""
+    output.say(f"{restored} is in force again, and pinned{gone}")
     output.say(f"when the cause is found: kserve unpin --reason WHY --data {catalog.data}")
 
 
@@ -94,7 +95,7 @@ def pin(
       $ kserve pin --reason "the campaign ends on Friday"
     """
     catalog, orders, who = _acting(data, by)
-    live = catalog.announced()
+    live = catalog.live()
     if version is not None and version != live:
         catalog.folder(version)
         raise typer.BadParameter(f"{version} is not in force, {live} is: `kserve rollback {version}` puts it there")

@@ -224,7 +224,8 @@ class _Publication:
             if not self.as_json:
                 output.say(self._plan())
             if self.request.version is not None:
-                told.step("build", f"{self.request.version}, built {self._manifest(self.request.version)['built_at']}")
+                built_at = self.catalog.manifest(self.request.version).get("built_at", "at an unknown time")
+                told.step("build", f"{self.request.version}, built {built_at}")
             try:
                 outcome = self._cycle(told)
             except KserveError as error:
@@ -280,8 +281,11 @@ class _Publication:
             "seconds": round(time.monotonic() - self.start, 3),
         }
 
-    def _manifest(self, version: str) -> dict[str, Any]:
-        return self.catalog.manifest(version)
+    def _manifest(self, version: str) -> dict[str, Any] | None:
+        try:
+            return self.catalog.manifest(version)
+        except KserveError:  # perhaps that is what failed; the error says so
+            return None
 
     def _helpful(self, error: KserveError, version: str | None, report: Report | None) -> list[str]:
         """Command lines for what to do now."""
@@ -369,6 +373,8 @@ def check(
     catalog = Catalog(settings.data)
     request = cycle.Request(version=candidate, first=first, model=_model(declare), dry_run=True)
     live = against or catalog.live()
+    if against is not None:
+        catalog.open(against)  # what was asked for must be there: without it, there would only be no history
     with (
         Narrator(quiet=True) as told,
         catalog.reread(candidate, lambda *done: told.progress("verify", *done)) as opened,

@@ -80,6 +80,14 @@ def test_rollback_where_there_is_nothing_to_go_back_to(nights: Path, tmp_path: P
     assert Catalog("data").announced() == live
 
 
+def test_rollback_when_nobody_knows_what_is_in_force(nights: Path) -> None:
+    _, live, _ = versions()
+    Path("data/CURRENT").write_text("scribbled over\n")
+    document = done("rollback", "--reason", "CURRENT is damaged", "--json").json()
+    assert (document["version"], document["from"], document["quarantined"]) == (live, None, None)
+    assert Catalog("data").announced() == live
+
+
 def test_pin_only_what_was_meant(nights: Path) -> None:
     _, live, before = versions()
     assert run("pin", before, "--reason", "this one", "--json").error()["slug"] == "usage"

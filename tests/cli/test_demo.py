@@ -22,6 +22,8 @@ import kserve
 from kserve.snapshots import gates
 from kserve.snapshots.catalog import Catalog
 
+pytestmark = pytest.mark.heavy
+
 SMALL = ("--profiles", 2000)
 
 
@@ -65,7 +67,6 @@ def test_python_lines_are_true(shown: tuple[Path, Any]) -> None:
     assert len(rest) == 6
 
 
-@pytest.mark.heavy
 def test_serves_what_it_shows_until_it_is_told_to_end(shown: tuple[Path, Any]) -> None:
     data, document = shown
     before = tree(data)
@@ -95,7 +96,6 @@ def _typed(command: str) -> Any:
         return json.loads(answer.read())
 
 
-@pytest.mark.heavy
 def test_text_has_the_lines_and_their_answers(shown: tuple[Path, Any]) -> None:
     data, document = shown
     start = time.monotonic()
@@ -113,7 +113,6 @@ def test_text_has_the_lines_and_their_answers(shown: tuple[Path, Any]) -> None:
     assert lines[-1].endswith(f"kserve serve --data {data}")
 
 
-@pytest.mark.heavy
 def test_what_is_missing_is_made_again(shown: tuple[Path, Any], tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(shown[0], data)
@@ -165,7 +164,6 @@ def test_address_that_is_taken_is_found_out_first(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.heavy
 def test_few_profiles_are_enough(tmp_path: Path) -> None:
     """No unscored one among them: it is left out of the samples."""
     document = process("demo", "--profiles", 3, "--data", tmp_path, "--json").json()

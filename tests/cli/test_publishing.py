@@ -289,6 +289,7 @@ def test_check_as_json_and_against_another(nights: Path) -> None:
     assert (document["version"], document["held"], document["report"]["against"]) == (second, [], first)
     result = run("check", candidate, "--json")
     assert result.error()["gates"] == result.json()["held"] == ["fresh"]
+    assert run("check", second, "--against", candidate, "--json").error()["slug"] == "unknown-version"
     assert run("check", "20260102T040000Z-00000000", "--json").error()["slug"] == "unknown-version"
     assert run("check", candidate, "--declare", "model=nobody", "--json").error()["slug"] == "setting"
 
