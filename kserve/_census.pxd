@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from kserve._core cimport Snapshot
 from kserve._view cimport View
-from kserve.layout cimport BLOCK_SLOTS, EMPTY, LINE_SLOTS, Line, mix
+from kserve.layout cimport LINE_SLOTS, Line
 
 cdef enum:
     CHUNK_LINES = 64            # taken from step to step; what is noted of them stays near
@@ -10,9 +10,14 @@ cdef enum:
     POINTS = 101
     N_NETWORKS = 4
 
+cdef struct Head:
+    uint64_t sum                # of the scores of a group, in hundredths
+    uint64_t hash               # of its name
+
 cdef struct Groups:            # by the number of a location, topic or network
-    uint32_t *bins              # POINTS for each: profiles by whole points of the score; those of bin 0 have none
-    uint64_t *sums              # of the scores, in hundredths
+    uint16_t *bins              # POINTS for each: profiles by whole points of the score; those of bin 0 have none
+    uint32_t *carries           # likewise: how often the bin overflowed
+    Head *heads
 
 cdef struct Chunk:              # profiles of one snapshot, and what the steps note of them
     int n
@@ -22,7 +27,7 @@ cdef struct Chunk:              # profiles of one snapshot, and what the steps n
     uint64_t sums[CHUNK_SLOTS]          # what the digest takes besides the id
     uint16_t scores[CHUNK_SLOTS]
     uint16_t counted[CHUNK_SLOTS]       # the score, 0 without one
-    uint8_t points[CHUNK_SLOTS]         # whole ones, 0 without a score
+    uint16_t points[CHUNK_SLOTS]        # whole ones, 0 without a score
     uint32_t locations[CHUNK_SLOTS]
     uint8_t topics[CHUNK_SLOTS]         # how many
     uint8_t networks[CHUNK_SLOTS]       # bit by network
@@ -31,10 +36,8 @@ cdef struct Tally:              # of one snapshot
     const View *view
     uint64_t n_locations        # valid location numbers are below this; topic numbers likewise
     uint64_t n_topics
-    const uint64_t *location_hashes
-    const uint64_t *topic_hashes
     uint32_t *scores            # by the score as it is kept, any uint16
-    uint64_t *nulls             # by NullColumn
+    uint64_t *nulls             # by the place in COLUMNS
     uint32_t *details           # by the fields that are present
     Groups regions
     Groups topics
@@ -46,11 +49,9 @@ cdef class Census:
     cdef Tally tally
     cdef readonly Snapshot snapshot
     cdef readonly object scores, nulls, details, regions, topics, networks, lanes
-    cdef object location_hashes, topic_hashes
-
-    cdef int refuse(self, int fault) except -1
 
 
+cdef int refuse(Snapshot snapshot, int fault) except -1
 cdef void *address(array) except? NULL
 cdef void list_profiles(const View *view, uint64_t line, uint64_t last_line, Chunk *chunk) noexcept nogil
 cdef int observe(Tally *tally, Chunk *chunk) noexcept nogil
@@ -60,5 +61,4 @@ cdef inline void take(const View *view, uint64_t slot, Chunk *chunk, int at) noe
     cdef const Line *line = &view.lines[slot // LINE_SLOTS]
     chunk.slots[at] = slot
     chunk.ids[at] = line.ids[slot % LINE_SLOTS]
-    chunk.mixed[at] = mix(line.ids[slot % LINE_SLOTS])
     chunk.scores[at] = line.scores[slot % LINE_SLOTS]

@@ -11,13 +11,16 @@ import numpy.typing as npt
 
 from kserve._core import Snapshot
 
-__all__ = ["COLUMNS", "RANGE_SLOTS", "Census", "describe", "first_slots", "roll_up"]
+__all__ = ["COLUMNS", "HEAD", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
 
-_Groups: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]
-# Of n groups: uint32[n, 101] profiles by whole points of the score (0: without a score), uint64[n] sums in hundredths.
+_Groups: TypeAlias = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.void]]
+# Of n groups: uint16[n, 101] profiles by whole points of the score (0: without a score), to which uint32[n, 101] adds
+# 65536 each; and HEAD[n].
 
 COLUMNS: tuple[str, ...]
 """By the place in ``Census.nulls``."""
+HEAD: np.dtype[np.void]
+"""Of a group: ``sum`` of the scores in hundredths, ``hash`` of its name (both uint64)."""
 RANGE_SLOTS: int
 """Slots of the longest range that one Census may count."""
 
@@ -68,11 +71,14 @@ def describe(
     npt.NDArray[np.uint8],
     npt.NDArray[np.uint16],
 ]:
-    """What is known of the profiles in n slots of a snapshot that a Census has counted.
+    """What is known of the profiles in n slots. Raises SnapshotError when the file is damaged.
 
     Arrays of n: ids, scores as they are kept, location numbers, networks (a bit for each), numbers of topics; then the
     topic numbers of the first, of the second, and so on.
     """
+
+def add_rows(rows: npt.NDArray[np.uint16], places: npt.NDArray[np.int64], to: npt.NDArray[np.uint64]) -> None:
+    """Add every row, [n, k], to that of its place, [m, k]; a place below 0 is none."""
 
 def roll_up(rows: npt.NDArray[np.uint64], parents: npt.NDArray[np.int64]) -> None:
     """Add every row, [n, k], to that of its parent, which must come before it; a parent below 0 is none."""

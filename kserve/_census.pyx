@@ -8,12 +8,13 @@ import numpy as np
 import xxhash
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from kserve._core cimport Snapshot
 from kserve._view cimport View, prefetch, prefetch_write, topic_range
 from kserve.layout cimport *
 
-__all__ = ["COLUMNS", "RANGE_SLOTS", "Census", "describe", "first_slots", "roll_up"]
+__all__ = ["COLUMNS", "HEAD", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
 
 cdef enum:
     DETAIL_MASKS = 1 << (INFLUENCEE_COUNT + 1)
@@ -36,12 +37,25 @@ cdef enum:                     # what `observe` finds
 cdef extern from *:
     """
     #define KSERVE_SCORE_FACTOR UINT64_C(0x9E3779B97F4A7C15)
-    #define KSERVE_SECOND_LANE UINT64_C(0xD1342543DE82EF95)
+    #define KSERVE_FIRST_LANE UINT64_C(0xA0761D6478BD642F)
+    #define KSERVE_SECOND_LANE UINT64_C(0xE7037ED1A0B428DB)
+    #define KSERVE_THIRD_LANE UINT64_C(0x8EBC6AF09C88C6E3)
+    #define KSERVE_FOURTH_LANE UINT64_C(0x589965CC75374CC3)
+    static inline uint64_t kserve_folded(uint64_t a, uint64_t b) {
+        const unsigned __int128 product = (unsigned __int128)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    }
     """
-    const uint64_t SCORE_FACTOR "KSERVE_SCORE_FACTOR"       # odd numbers without a pattern
+    const uint64_t SCORE_FACTOR "KSERVE_SCORE_FACTOR"       # odd numbers without a pattern, most of wyhash
+    const uint64_t FIRST_LANE "KSERVE_FIRST_LANE"
     const uint64_t SECOND_LANE "KSERVE_SECOND_LANE"
+    const uint64_t THIRD_LANE "KSERVE_THIRD_LANE"
+    const uint64_t FOURTH_LANE "KSERVE_FOURTH_LANE"
+    # Both halves of the product, folded: wyhash's step.
+    uint64_t folded "kserve_folded"(uint64_t a, uint64_t b) noexcept nogil
 
 COLUMNS = ("day_change", "week_change", "month_change", "topics", "network_score", "amplification", "true_reach")
+HEAD = np.dtype({"names": ["sum", "hash"], "formats": ["u8", "u8"], "itemsize": sizeof(Head)})
 RANGE_SLOTS = 1 << 31
 
 FAULTS = {
@@ -53,18 +67,23 @@ FAULTS = {
 }
 
 
-def hashes(texts):
-    """uint64[1 + n]: XXH3-64 by number; that of 0, which stands for nothing, is 0."""
-    return np.array([0, *(xxhash.xxh3_64_intdigest(text.encode()) for text in texts)], dtype=np.uint64)
+def groups(n, names=()):
+    """Of n groups: bins, carries, heads; see the stub. Names are those of the last groups."""
+    heads = np.zeros(n, dtype=HEAD)
+    heads["hash"][n - len(names):] = [xxhash.xxh3_64_intdigest(name.encode()) for name in names]
+    return np.zeros((n, POINTS), dtype=np.uint16), np.zeros((n, POINTS), dtype=np.uint32), heads
 
 
-def groups(n):
-    """Of n groups: uint32[n, 101] profiles by whole points (0: without a score), uint64[n] sums in hundredths."""
-    return np.zeros((n, POINTS), dtype=np.uint32), np.zeros(n, dtype=np.uint64)
+def groups_like(others):
+    heads = np.zeros_like(others[2])
+    heads["hash"] = others[2]["hash"]
+    return np.zeros_like(others[0]), np.zeros_like(others[1]), heads
 
 
 cdef int point(Groups *to, arrays) except -1:
-    to.bins, to.sums = <uint32_t *>address(arrays[0]), <uint64_t *>address(arrays[1])
+    bins, carries, heads = arrays
+    to.bins, to.carries = <uint16_t *>address(bins), <uint32_t *>address(carries)
+    to.heads = <Head *>address(heads)
     return 0
 
 
@@ -74,23 +93,19 @@ cdef class Census:
     def __init__(self, Snapshot snapshot not None, Census like=None):
         words = snapshot.vocabulary
         self.snapshot = snapshot
-        self.location_hashes = hashes(words.locations) if like is None else like.location_hashes
-        self.topic_hashes = hashes(words.slugs) if like is None else like.topic_hashes
         self.scores = np.zeros(1 << 16, dtype=np.uint32)
         self.nulls = np.zeros(len(COLUMNS), dtype=np.uint64)
         self.details = np.zeros(DETAIL_MASKS, dtype=np.uint32)
-        self.regions = groups(len(self.location_hashes))
-        self.topics = groups(len(self.topic_hashes))
+        self.regions = groups(len(words.locations) + 1, words.locations) if like is None else groups_like(like.regions)
+        self.topics = groups(len(words.slugs) + 1, words.slugs) if like is None else groups_like(like.topics)
         self.networks = groups(N_NETWORKS)
         self.lanes = np.zeros(2, dtype=np.uint64)
-        self._point()
+        self._point(len(words.locations) + 1, len(words.slugs) + 1)
 
-    def _point(self):
+    def _point(self, n_locations, n_topics):
         cdef Tally *tally = &self.tally
         tally.view = &self.snapshot.view
-        tally.n_locations, tally.n_topics = len(self.location_hashes), len(self.topic_hashes)
-        tally.location_hashes = <const uint64_t *>address(self.location_hashes)
-        tally.topic_hashes = <const uint64_t *>address(self.topic_hashes)
+        tally.n_locations, tally.n_topics = n_locations, n_topics
         tally.scores = <uint32_t *>address(self.scores)
         tally.nulls = <uint64_t *>address(self.nulls)
         tally.details = <uint32_t *>address(self.details)
@@ -110,12 +125,13 @@ cdef class Census:
                 list_profiles(view, line, min(line + CHUNK_LINES, last_line), &chunk)
                 fault = observe(&self.tally, &chunk)
                 line += CHUNK_LINES
-        self.refuse(fault)
+        refuse(self.snapshot, fault)
 
-    cdef int refuse(self, int fault) except -1:
-        if fault:
-            raise self.snapshot._bad(*FAULTS[fault])
-        return 0
+
+cdef int refuse(Snapshot snapshot, int fault) except -1:
+    if fault:
+        raise snapshot._bad(*FAULTS[fault])
+    return 0
 
 
 cdef void *address(array) except? NULL:
@@ -127,16 +143,19 @@ cdef void *address(array) except? NULL:
 cdef void list_profiles(const View *view, uint64_t line, uint64_t last_line, Chunk *chunk) noexcept nogil:
     """All profiles of these lines, without a branch for each."""
     cdef uint64_t slot
-    chunk.n = 0
+    cdef int i, n = 0
     for slot in range(line * LINE_SLOTS, last_line * LINE_SLOTS):
-        take(view, slot, chunk, chunk.n)
-        chunk.n += chunk.scores[chunk.n] != EMPTY
+        take(view, slot, chunk, n)
+        n += chunk.scores[n] != EMPTY
+    for i in range(n):
+        chunk.mixed[i] = mix(chunk.ids[i])
+    chunk.n = n
 
 
 cdef int observe(Tally *tally, Chunk *chunk) noexcept nogil:
     """Count the profiles of a chunk, and note what is asked of them later; 0 or a Fault."""
     cdef int fault
-    fault = count_scores(tally, chunk)
+    fault = count_scores(tally.scores, chunk)
     if fault == 0:
         fault = count_locations(tally, chunk)
     if fault == 0:
@@ -148,56 +167,62 @@ cdef int observe(Tally *tally, Chunk *chunk) noexcept nogil:
     return fault
 
 
-cdef int count_scores(Tally *tally, Chunk *chunk) noexcept nogil:
-    cdef uint32_t bad = 0
-    cdef uint16_t score
-    cdef bint scored
+cdef int count_scores(uint32_t *scores, Chunk *chunk) noexcept nogil:
+    cdef uint16_t score, bad = 0
     cdef int i
     for i in range(chunk.n):
         score = chunk.scores[i]
-        scored = LOWEST_SCORE <= score <= HIGHEST_SCORE
-        bad += not scored and score != UNSCORED
-        chunk.counted[i] = score * scored
-        chunk.points[i] = <uint8_t>(chunk.counted[i] // 100)
-        chunk.sums[i] = score * SCORE_FACTOR
-        tally.scores[score] += 1
+        chunk.counted[i] = score if score <= HIGHEST_SCORE else 0
+        chunk.points[i] = chunk.counted[i] // 100
+        bad |= (chunk.points[i] == 0) & (score != UNSCORED)
+    for i in range(chunk.n):
+        scores[chunk.scores[i]] += 1
+        chunk.sums[i] = chunk.scores[i] * SCORE_FACTOR
     return BAD_SCORE if bad else 0
 
 
-cdef inline void count_in(Groups *of, uint64_t group, const Chunk *chunk, int i) noexcept nogil:
-    of.bins[group * POINTS + chunk.points[i]] += 1
-    of.sums[group] += chunk.counted[i]
+cdef inline void count_in(const Groups *of, uint64_t group, const Chunk *chunk, int i) noexcept nogil:
+    cdef uint64_t at = group * POINTS + chunk.points[i]
+    of.bins[at] += 1
+    if of.bins[at] == 0:
+        of.carries[at] += 1
+    of.heads[group].sum += chunk.counted[i]
 
 
 cdef int count_locations(Tally *tally, Chunk *chunk) noexcept nogil:
     cdef const uint32_t *locations = tally.view.locations
+    cdef Groups regions = tally.regions
+    cdef uint32_t location
     cdef int i
     if locations == NULL:
-        for i in range(chunk.n):
-            chunk.locations[i] = UNKNOWN_LOCATION
+        memset(chunk.locations, 0, chunk.n * sizeof(uint32_t))
         return 0
     for i in range(chunk.n):
-        chunk.locations[i] = locations[chunk.slots[i]]
-        if chunk.locations[i] >= tally.n_locations:
+        location = locations[chunk.slots[i]]
+        if location >= tally.n_locations:
             return BAD_LOCATION
-        prefetch_write(&tally.regions.bins[chunk.locations[i] * <uint64_t>POINTS + chunk.points[i]])
+        chunk.locations[i] = location
+        prefetch_write(&regions.bins[location * <uint64_t>POINTS + chunk.points[i]])
+        prefetch_write(&regions.heads[location])
     for i in range(chunk.n):
-        count_in(&tally.regions, chunk.locations[i], chunk, i)
-        chunk.sums[i] ^= tally.location_hashes[chunk.locations[i]]
+        count_in(&regions, chunk.locations[i], chunk, i)
+        chunk.sums[i] ^= regions.heads[chunk.locations[i]].hash
     return 0
 
 
 cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
     cdef const View *view = tally.view
+    cdef Groups topics = tally.topics
     cdef uint64_t start, stop, entry, topic, empty = 0
     cdef uint16_t score
     cdef int i
+    if view.topic_counts == NULL:
+        memset(chunk.topics, 0, chunk.n)
+        return 0
     for i in range(chunk.n):
-        chunk.topics[i] = 0 if view.topic_counts == NULL else view.topic_counts[chunk.slots[i]]
+        chunk.topics[i] = view.topic_counts[chunk.slots[i]]
         empty += chunk.topics[i] == 0
     tally.nulls[NULL_TOPICS] += empty
-    if view.topic_counts == NULL:
-        return 0
     for i in range(chunk.n):
         if topic_range(view, chunk.slots[i], &start, &stop) != 0:
             return BAD_TOPIC_RANGE
@@ -205,26 +230,23 @@ cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
             topic = view.topic_ids[entry]
             if not 1 <= topic < tally.n_topics:
                 return BAD_TOPIC
-            count_in(&tally.topics, topic, chunk, i)
+            count_in(&topics, topic, chunk, i)
             score = UNSCORED if view.topic_scores == NULL else view.topic_scores[entry]
-            chunk.sums[i] += mix(tally.topic_hashes[topic] ^ score)
+            chunk.sums[i] += mix(topics.heads[topic].hash ^ score)
     return 0
 
 
 cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
     cdef const View *view = tally.view
-    cdef uint64_t start
     cdef uint32_t present
     cdef int i, network
     if view.detail_starts == NULL:
-        for i in range(chunk.n):
-            chunk.networks[i] = 0
+        memset(chunk.networks, 0, chunk.n)
         return 0
     for i in range(chunk.n):
-        start = view.detail_starts[chunk.slots[i]]
-        if start != 0 and start >= view.details_length:
+        if not has_record(view, chunk.slots[i]):
             return BAD_DETAIL
-        prefetch(view.details + start)
+        prefetch(view.details + view.detail_starts[chunk.slots[i]])
     for i in range(chunk.n):
         present = present_fields(view, chunk.slots[i])
         tally.details[present] += 1
@@ -235,8 +257,14 @@ cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
     return 0
 
 
+cdef inline bint has_record(const View *view, uint64_t slot) noexcept nogil:
+    """Whether the first two bytes of a record lie in the section; a profile may do without a record."""
+    cdef uint64_t start = view.detail_starts[slot]
+    return start == 0 or start < view.details_length
+
+
 cdef inline uint32_t present_fields(const View *view, uint64_t slot) noexcept nogil:
-    """Bits by DetailField, from the first two bytes of the record, which must lie in the section."""
+    """Bits by DetailField, from the first two bytes of the record, which must be there."""
     cdef uint64_t start = view.detail_starts[slot]
     if start == 0:
         return 0
@@ -272,12 +300,12 @@ cdef void count_nulls(Tally *tally, const Chunk *chunk) noexcept nogil:
 
 
 cdef void add_to_digest(Tally *tally, const Chunk *chunk) noexcept nogil:
-    """Sums know no order; each lane mixes id and rest in its own way."""
+    """Sums know no order. Each lane folds id and all else in its own way."""
     cdef uint64_t first = 0, second = 0
     cdef int i
     for i in range(chunk.n):
-        first += mix(chunk.mixed[i] ^ chunk.sums[i])
-        second += mix(chunk.mixed[i] * SECOND_LANE + chunk.sums[i])
+        first += folded(chunk.mixed[i] ^ FIRST_LANE, chunk.sums[i] ^ SECOND_LANE)
+        second += folded(chunk.mixed[i] ^ THIRD_LANE, chunk.sums[i] ^ FOURTH_LANE)
     tally.lanes[0] += first
     tally.lanes[1] += second
 
@@ -305,42 +333,58 @@ def describe(Snapshot snapshot not None, const uint64_t[::1] slots):
     cdef uint32_t[::1] locations = np.zeros(n, dtype=np.uint32)
     cdef uint8_t[::1] networks = np.zeros(n, dtype=np.uint8)
     cdef uint8_t[::1] counts = np.zeros(n, dtype=np.uint8)
-    cdef uint64_t slot, total = 0
+    cdef uint64_t slot, n_locations = len(snapshot.vocabulary.locations) + 1
+    cdef int fault = 0
     with nogil:
         for i in range(n):
             if i + AHEAD < n:
-                prefetch_profile(view, slots[i + AHEAD])
+                prefetch(&view.lines[slots[i + AHEAD] // LINE_SLOTS])
             slot = slots[i]
             ids[i] = view.lines[slot // LINE_SLOTS].ids[slot % LINE_SLOTS]
             scores[i] = view.lines[slot // LINE_SLOTS].scores[slot % LINE_SLOTS]
             if view.locations != NULL:
                 locations[i] = view.locations[slot]
+                fault = fault or (BAD_LOCATION if locations[i] >= n_locations else 0)
             if view.topic_counts != NULL:
                 counts[i] = view.topic_counts[slot]
-                total += counts[i]
             if view.detail_starts != NULL:
-                networks[i] = networks_of(present_fields(view, slot))
-    topics = topics_of(view, slots, total)
+                if not has_record(view, slot):
+                    fault = BAD_DETAIL
+                else:
+                    networks[i] = networks_of(present_fields(view, slot))
+    refuse(snapshot, fault)
+    topics = topics_of(snapshot, slots, np.asarray(counts).sum(dtype=np.int64))
     return tuple(map(np.asarray, (ids, scores, locations, networks, counts, topics)))
 
 
-cdef inline void prefetch_profile(const View *view, uint64_t slot) noexcept nogil:
-    prefetch(&view.lines[slot // LINE_SLOTS])
-    if view.detail_starts != NULL:
-        prefetch(view.details + view.detail_starts[slot])
-
-
-cdef topics_of(const View *view, const uint64_t[::1] slots, uint64_t total):
+cdef topics_of(Snapshot snapshot, const uint64_t[::1] slots, Py_ssize_t total):
+    """uint16[total]: the topic numbers of the profiles in these slots."""
+    cdef const View *view = &snapshot.view
     cdef uint16_t[::1] topics = np.empty(total, dtype=np.uint16)
-    cdef uint64_t start, stop, entry, at = 0
-    cdef Py_ssize_t i
-    if view.topic_counts != NULL:
+    cdef uint64_t start, stop, entry, n_topics = len(snapshot.vocabulary.slugs) + 1
+    cdef Py_ssize_t i, at = 0
+    cdef int fault = 0
+    if total:
         for i in range(slots.shape[0]):
-            topic_range(view, slots[i], &start, &stop)
+            if topic_range(view, slots[i], &start, &stop) != 0:
+                fault = BAD_TOPIC_RANGE
+                break
             for entry in range(start, stop):
                 topics[at] = view.topic_ids[entry]
+                fault = fault or (BAD_TOPIC if not 1 <= topics[at] < n_topics else 0)
                 at += 1
+    refuse(snapshot, fault)
     return topics
+
+
+def add_rows(const uint16_t[:, ::1] rows, const int64_t[::1] places, uint64_t[:, ::1] to):
+    """Add every row to that of its place; a place below 0 is none."""
+    cdef Py_ssize_t i, k
+    with nogil:
+        for i in range(rows.shape[0]):
+            if places[i] >= 0:
+                for k in range(rows.shape[1]):
+                    to[places[i], k] += rows[i, k]
 
 
 def roll_up(uint64_t[:, ::1] rows, const int64_t[::1] parents):

@@ -21,6 +21,7 @@ from kserve._census cimport (
     address,
     list_profiles,
     observe,
+    refuse,
     take,
 )
 from kserve._view cimport NOT_FOUND, View, find_from, prefetch, prefetch_write, topic_range
@@ -39,6 +40,12 @@ cdef enum:                     # by the place in EVENTS
     LOST_TOPICS = 3
     LOST_LOCATION = 4
     N_EVENTS = 5
+
+cdef extern from *:
+    """
+    #define kserve_popcount(bits) __builtin_popcountll(bits)
+    """
+    int popcount "kserve_popcount"(uint64_t bits) noexcept nogil
 
 cdef struct Shift:
     int64_t sum                 # of new - old, in hundredths
@@ -158,8 +165,8 @@ cdef class Pairs:
                 if not (old_fault or new_fault):
                     pair_up(&self.join, &self.old.tally, &there, &here, partners)
                 line += CHUNK_LINES
-        self.new.refuse(new_fault)
-        self.old.refuse(old_fault)
+        refuse(self.new.snapshot, new_fault)
+        refuse(self.old.snapshot, old_fault)
 
     def count_removed(self, const uint64_t[::1] found, uint64_t first_block, uint64_t last_block):
         cdef const View *view = self.old.tally.view
@@ -174,16 +181,23 @@ cdef class Pairs:
                     break
                 for i in range(chunk.n):
                     note(&self.join, REMOVED, chunk.slots[i])
-        self.old.refuse(fault)
+        refuse(self.old.snapshot, fault)
 
 
 cdef void list_others(const View *view, uint64_t block, uint64_t found, Chunk *chunk) noexcept nogil:
     """The profiles of a block whose bits are not set."""
-    cdef uint64_t slot
+    cdef const uint16_t *scores = &view.scores[block * BLOCK_SLOTS]
+    cdef uint16_t profiles = 0
+    cdef int i
     chunk.n = 0
-    for slot in range(block * BLOCK_SLOTS, (block + 1) * BLOCK_SLOTS):
-        if view.scores[slot] != EMPTY and not found >> (slot % BLOCK_SLOTS) & 1:
-            take(view, slot, chunk, chunk.n)
+    for i in range(BLOCK_SLOTS):
+        profiles += scores[i] != EMPTY
+    if profiles == popcount(found):
+        return
+    for i in range(BLOCK_SLOTS):
+        if scores[i] != EMPTY and not found >> i & 1:
+            take(view, block * BLOCK_SLOTS + i, chunk, chunk.n)
+            chunk.mixed[chunk.n] = mix(chunk.ids[chunk.n])
             chunk.n += 1
 
 
@@ -191,17 +205,18 @@ cdef void find_partners(const View *old, const Chunk *here, Chunk *there, uint16
     """The same profiles in the old snapshot; `partners[i]` is the place in `here` of the i-th that is there."""
     cdef uint64_t lines[CHUNK_SLOTS]
     cdef int64_t slot
-    cdef int i
+    cdef int i, n = 0
     for i in range(here.n):
         lines[i] = scale(here.mixed[i], old.n_lines)
         prefetch(&old.lines[lines[i]])
-    there.n = 0
     for i in range(here.n):
         slot = find_from(old, here.ids[i], lines[i], old.longest_probe)
         if slot != NOT_FOUND:
-            take(old, <uint64_t>slot, there, there.n)
-            partners[there.n] = <uint16_t>i
-            there.n += 1
+            take(old, <uint64_t>slot, there, n)
+            there.mixed[n] = here.mixed[i]
+            partners[n] = <uint16_t>i
+            n += 1
+    there.n = n
 
 
 cdef void pair_up(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +13,6 @@ from kserve.cli.keys import keys_app as keys_app
 from kserve.cli.output import clean, moment
 from kserve.serving.keys import SCOPES, Key, Keys
 from kserve.settings import load
-
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, the part after ks_live_.")]
 
@@ -46,7 +44,8 @@ def create(
       $ kserve keys create --scopes console --partner maria
     """
     wanted = [scope for text in scopes for scope in re.split(r"[,\s]+", text) if scope]
-    key, text = Keys(load(data=data).data).create(partner, wanted, None if expires is None else _span(expires))
+    span = None if expires is None else options.later(expires, "--expires") - datetime.now(UTC)
+    key, text = Keys(load(data=data).data).create(partner, wanted, span)
     if as_json:
         output.emit(_document(key) | {"key": text})
         return
@@ -101,13 +100,6 @@ def revoke(key_id: KeyId, data: options.Data = None, as_json: options.Json = Fal
       $ kserve keys revoke 4fT0QmZx81Lb
     """
     _tell(Keys(load(data=data).data).revoke(key_id), as_json)
-
-
-def _span(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,5})([hdw])", text)
-    if match is not None:
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
-    return options.aware(text, "--expires") - datetime.now(UTC)
 
 
 def _tell(key: Key, as_json: bool) -> None:

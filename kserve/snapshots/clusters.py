@@ -86,22 +86,26 @@ class People:
         return np.ones(len(self), bool)
 
 
-def find(old: Snapshot, cases: Cases, sample: People, regions: Regions, least: int) -> tuple[Cluster, ...]:
-    """The clusters of at least so many cases, the most significant first.
+class Search:
+    """For clusters in ``old``, of which ``sample`` are profiles at random and ``regions`` all regions."""
 
-    ``sample``: profiles of ``old``, at random; ``regions``: those of ``old``.
-    """
-    dimensions = (_Places(regions), _Topics(old.vocabulary.slugs), _Networks(), _Ranges(sample), _Shards())
-    coded = [(dimension, dimension.code(sample)) for dimension in dimensions if dimension.size]
-    found: list[Cluster] = []
-    for event, (slots, total) in cases.items():
-        if total >= least:
-            search = _Search(event, coded, sample.at_risk(event), old.profiles / len(sample))
-            found += search.clusters(People.of(old, slots), total, least)
-    return tuple(sorted(found, key=lambda cluster: cluster.log10_p))
+    def __init__(self, old: Snapshot, sample: People, regions: Regions) -> None:
+        every = (_Places(regions), _Topics(old.vocabulary.slugs), _Networks(), _Ranges(sample), _Shards())
+        self._old, self._sample = old, sample
+        self._coded = [(dimension, dimension.code(sample)) for dimension in every if dimension.size]
+
+    def clusters(self, cases: Cases, least: int) -> tuple[Cluster, ...]:
+        """The clusters of at least so many cases, the most significant first."""
+        weight = self._old.profiles / len(self._sample)
+        found: list[Cluster] = []
+        for event, (slots, total) in cases.items():
+            if total >= least:
+                search = _EventSearch(event, self._coded, self._sample.at_risk(event), weight)
+                found += search.clusters(People.of(self._old, slots), total, least)
+        return tuple(sorted(found, key=lambda cluster: cluster.log10_p))
 
 
-class _Search:
+class _EventSearch:
     """For clusters of one event, among the profiles to whom it could happen."""
 
     def __init__(self, event: str, coded: Sequence[tuple[_Dimension, Any]], at_risk: Bools, weight: float) -> None:

@@ -12,19 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kserve import Snapshot
-from kserve._census import COLUMNS, RANGE_SLOTS, Census, first_slots
+from kserve._census import COLUMNS, RANGE_SLOTS, Census, add_rows, first_slots
 from kserve._compare import EVENTS, Pairs
 from kserve._details import DETAIL_COLUMNS
 from kserve.records import NETWORKS
-from kserve.snapshots import clusters
-from kserve.snapshots.clusters import People
-from kserve.snapshots.measures import Comparison, Groups, Mover, Moves, Portrait
+from kserve.snapshots.clusters import People, Search
+from kserve.snapshots.measures import POINTS, Comparison, Groups, Mover, Moves, Portrait
 from kserve.snapshots.regions import Regions
 
 Progress = Callable[[int, int], None]
@@ -63,13 +62,14 @@ def compare(
 
     Raises SnapshotError when one of the files is damaged.
     """
-    parts = _paired(old, new, progress, threads)
-    regions = Regions(old.locations())
-    before = _portrait([part.old for part in parts], regions)
-    after = _portrait([part.new for part in parts], Regions(new.locations()))
+    with ThreadPoolExecutor(1) as aside:
+        preparing = aside.submit(_Prepared.of, old, new)
+        parts = _paired(old, new, progress, threads)
+        ready = preparing.result()
+    before = _portrait([part.old for part in parts], ready.old_regions)
+    after = _portrait([part.new for part in parts], ready.new_regions)
     both = sum(part.both for part in parts)
     moves = _sum([part.moves for part in parts])
-    sample = People.of(old, first_slots(old, CASES))
     return Comparison(
         old=before,
         new=after,
@@ -80,13 +80,29 @@ def compare(
         became_scored=sum(part.became_scored for part in parts),
         changed=int(moves.sum() - moves[len(moves) // 2]),
         moves=moves,
-        regions=_moves(regions.names, [part.regions for part in parts], regions.totals),
+        regions=_moves(ready.old_regions.names, [part.regions for part in parts], ready.old_regions.totals),
         topics=_moves(old.vocabulary.slugs, [part.topics for part in parts], lambda values: values[1:]),
         networks=_moves(NETWORKS, [part.networks for part in parts], lambda values: values),
-        id_ranges=_id_ranges(sample, new),
-        clusters=clusters.find(old, _cases(parts), sample, regions, least),
+        id_ranges=ready.id_ranges,
+        clusters=ready.search.clusters(_cases(parts), least),
         movers=_movers(parts),
     )
+
+
+class _Prepared(NamedTuple):
+    """What does not wait for the scan."""
+
+    old_regions: Regions
+    new_regions: Regions
+    id_ranges: Moves
+    search: Search
+
+    @classmethod
+    def of(cls, old: Snapshot, new: Snapshot) -> _Prepared:
+        """For two snapshots."""
+        regions = Regions(old.locations())
+        sample = People.of(old, first_slots(old, CASES))
+        return cls(regions, Regions(new.locations()), _id_ranges(sample, new), Search(old, sample, regions))
 
 
 class _Told:
@@ -162,8 +178,9 @@ def _sum(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uint64]:
 def _portrait(parts: Sequence[Census], regions: Regions) -> Portrait:
     snapshot = parts[0].snapshot
     scores = _sum([part.scores for part in parts])
-    places = _grouped([part.regions for part in parts])
+    slugs = snapshot.vocabulary.slugs
     first, second = _sum([part.lanes for part in parts]).tolist()
+    places = _groups(regions.names, [part.regions for part in parts], regions.places, regions.rolled_up)
     return Portrait(
         version=snapshot.version,
         scored_at=EPOCH + timedelta(microseconds=snapshot.scored_at),
@@ -171,21 +188,29 @@ def _portrait(parts: Sequence[Census], regions: Regions) -> Portrait:
         profiles=int(scores.sum()),
         unscored=int(scores[UNSCORED]),
         histogram=scores[:10_001].copy(),
-        nulls=_nulls(parts, scores, places[0][0]),
-        regions=_groups(regions.names, *map(regions.totals, places)),
-        topics=_groups(snapshot.vocabulary.slugs, *(values[1:] for values in _grouped([p.topics for p in parts]))),
-        networks=_groups(NETWORKS, *_grouped([part.networks for part in parts])),
+        nulls=_nulls(parts, scores),
+        regions=places,
+        topics=_groups(slugs, [part.topics for part in parts], np.arange(-1, len(slugs))),
+        networks=_groups(NETWORKS, [part.networks for part in parts], np.arange(len(NETWORKS))),
         digest=f"{first:016x}{second:016x}",
     )
 
 
-def _grouped(parts: Sequence[tuple[Any, Any]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Of groups: profiles by whole points, uint64[n, 101], and sums of the scores in hundredths, uint64[n]."""
-    return _sum([bins for bins, _ in parts]), _sum([sums for _, sums in parts])
-
-
-def _groups(names: Sequence[str], bins: npt.NDArray[np.uint64], sums: npt.NDArray[np.uint64]) -> Groups:
-    profiles = bins.sum(axis=1)
+def _groups(
+    names: Sequence[str],
+    parts: Sequence[tuple[Any, Any, Any]],
+    places: npt.NDArray[np.int64],
+    finish: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = lambda own: own,
+) -> Groups:
+    """Those that have a profile. ``places``: by the number of a group in the parts, the index of its name, or -1."""
+    bins, sums = np.zeros((len(names), POINTS), np.uint64), np.zeros(len(names), np.uint64)
+    for counts, carries, heads in parts:
+        add_rows(counts, places, bins)
+        if carries.any():
+            bins[places[places >= 0]] += carries[places >= 0].astype(np.uint64) << 16
+        sums[places[places >= 0]] += heads["sum"][places >= 0]
+    profiles = finish(bins).sum(axis=1)
+    sums = finish(sums)
     bins[:, 0] = 0
     if profiles.all():
         return Groups(tuple(names), profiles, bins, sums / 100)
@@ -193,17 +218,20 @@ def _groups(names: Sequence[str], bins: npt.NDArray[np.uint64], sums: npt.NDArra
     return Groups(tuple(names[i] for i in kept.tolist()), profiles[kept], bins[kept], sums[kept] / 100)
 
 
-def _nulls(
-    parts: Sequence[Census], scores: npt.NDArray[np.uint64], unknown_place: npt.NDArray[np.uint64]
-) -> dict[str, int]:
+def _nulls(parts: Sequence[Census], scores: npt.NDArray[np.uint64]) -> dict[str, int]:
     """By column that the snapshot has: profiles without a value in it."""
     masks = _sum([part.details for part in parts])
     fields = np.arange(len(masks))
     without = [int(masks[fields >> field & 1 == 0].sum()) for field in range(len(DETAIL_COLUMNS))]
-    nulls = {"score": int(scores[UNSCORED]), "location": int(unknown_place.sum())}
+    nulls = {"score": int(scores[UNSCORED]), "location": sum(_size(part.regions, 0) for part in parts)}
     nulls |= dict(zip(COLUMNS, _sum([part.nulls for part in parts]).tolist(), strict=True))
     nulls |= dict(zip(DETAIL_COLUMNS, without, strict=True))
     return {column: nulls[column] for column in parts[0].snapshot.columns if column in nulls}
+
+
+def _size(groups: tuple[Any, Any, Any], group: int) -> int:
+    counts, carries, _ = groups
+    return int(counts[group].sum(dtype=np.int64)) + (int(carries[group].sum(dtype=np.int64)) << 16)
 
 
 def _moves(

@@ -39,7 +39,7 @@ class Told(Protocol):
     """Who is told how a cycle goes."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Of a long step: "rows", "bytes" (of the build), "verify", "compare"."""
+        """Of a long step: "rows", "bytes" (of the build), "verify", "compare", "watch" (seconds)."""
 
     def step(self, name: str, result: str) -> None:
         """A step of STEPS is done."""
@@ -217,8 +217,9 @@ class _Cycle:
         return self._verdict(version)
 
     def _verdict(self, version: str) -> str:
-        until = time.monotonic() + self.settings.watch.seconds + JUDGED_LATE
-        while time.monotonic() < until:
+        began, seconds = time.monotonic(), self.settings.watch.seconds
+        while (passed := time.monotonic() - began) < seconds + JUDGED_LATE:
+            self.told.progress("watch", min(int(passed), int(seconds)), int(seconds))
             live = self.catalog.live()
             state = self.orders.state()
             if version != live or version != state.current:

@@ -258,7 +258,7 @@ def fresh(case: Case) -> Judgement:
     """When the scores were made."""
     made, oldest = case.new.scored_at, case.limits.cadences * timedelta(hours=case.settings.cadence)
     age, told = case.now - made, case.manifest.get("input") or {}
-    figure, threshold = _hours(age), f"newer than live, at most {_hours(oldest)}"
+    figure, threshold = _span(age), f"newer than live, at most {_span(oldest)}"
     faults = []
     if case.comparison is not None and made <= case.comparison.old.scored_at:
         faults.append(
@@ -267,7 +267,7 @@ def fresh(case: Case) -> Judgement:
     if age < -FUTURE:
         faults.append(f"scored at {_moment(made)}, which is in the future")
     if age > oldest:
-        faults.append(f"the scores are {_hours(age)} old")
+        faults.append(f"the scores are {_span(age)} old")
     if not faults and case.manifest["scored_at_from"] == "option" and "scored_at" in told:
         reason = f"scored at {_moment(made)}, as --scored-at says; the pipeline's manifest says {told['scored_at']}"
         return plain([reason], figure, threshold, "", "warn")
@@ -278,7 +278,9 @@ def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _hours(duration: timedelta) -> str:
+def _span(duration: timedelta) -> str:
+    if abs(duration) < timedelta(hours=2):
+        return f"{duration / timedelta(minutes=1):.0f} min"
     return f"{words.number(duration / timedelta(hours=1))} h"
 
 

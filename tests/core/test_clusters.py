@@ -12,9 +12,10 @@ import snapshots
 
 from kserve import Snapshot, synth
 from kserve._census import first_slots
-from kserve.snapshots import clusters
 from kserve.snapshots.build import Options, build
 from kserve.snapshots.catalog import SNAPSHOT, Catalog
+from kserve.snapshots.clusters import People as Sampled
+from kserve.snapshots.clusters import Search
 from kserve.snapshots.compare import compare
 from kserve.snapshots.regions import Regions
 
@@ -196,8 +197,8 @@ class TestSampled:
 
     def search(self, old: Snapshot, sample: int, cases: npt.NDArray[np.uint64], total: int):
         slots = np.random.default_rng(1).permutation(first_slots(old, N))[:sample]
-        people = clusters.People.of(old, np.sort(slots))
-        return clusters.find(old, {"removed": (cases, total)}, people, Regions(old.locations()), 8)
+        people = Sampled.of(old, np.sort(slots))
+        return Search(old, people, Regions(old.locations())).clusters({"removed": (cases, total)}, 8)
 
     def test_a_run_of_neighbours_is_found_by_a_tenth_of_the_profiles(self, old, people):
         cases = slots_of(old, people.ids[40_000:40_100])

@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import resealing
 import snapshots
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kserve import Snapshot, SnapshotError
+from kserve.snapshots.build import Options, build
 from kserve.snapshots.catalog import SNAPSHOT, Catalog
 from kserve.snapshots.compare import compare, portrait
 
@@ -207,6 +210,19 @@ def test_many_blocks_and_threads_agree_with_the_rows(pair):
         assert other.new.histogram.tolist() == figures[0].new.histogram.tolist()
         assert other.regions.sums.tolist() == figures[0].regions.sums.tolist()
         assert other.movers == figures[0].movers
+
+
+def test_a_place_of_more_than_a_narrow_counter_holds(tmp_path):
+    score, place = np.full(140_000, 50.0), "US/New York"
+    score[:5] = 50.99
+    table = pa.table({"profile_id": np.arange(len(score)), "score": score, "location": [place] * len(score)})
+    pq.write_table(table, tmp_path / "many.parquet")
+    version = build(Catalog(tmp_path), tmp_path / "many.parquet", Options(scored_at=snapshots.NOON)).version
+    snapshot = Snapshot(Catalog(tmp_path).folder(version) / SNAPSHOT)
+    for figures in (portrait(snapshot, threads=1), compare(snapshot, snapshot, threads=2).old):
+        assert figures.regions.names == ("US", place)
+        assert figures.regions.histogram[:, 50].tolist() == figures.regions.profiles.tolist() == [140_000] * 2
+        assert figures.regions.sums.tolist() == pytest.approx([score.sum()] * 2)
 
 
 def test_who_is_compared_with_itself_has_not_moved(pair):
