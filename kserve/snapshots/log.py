@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import os
 import socket
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,17 @@ class Log:
         self._known: list[Entry] = []
         self._inode = 0
         self._offset = 0
+        self._reading = threading.Lock()
 
     def entries(self, after: int = 0) -> list[Entry]:
         """All acts with a number above ``after``, the oldest first. Reads only what is new since the last call."""
         try:
-            with self.path.open("rb") as file:
+            with self._reading, self.path.open("rb") as file:
                 self._read(file.fileno())
                 last = _entry(os.pread(file.fileno(), 1 << 20, self._offset))
+                known = self._known if last is None else [*self._known, last]
         except FileNotFoundError:
             return []
-        known = self._known if last is None else [*self._known, last]
         return known if after == 0 else [entry for entry in known if entry.n > after]
 
     def _read(self, descriptor: int) -> None:

@@ -76,6 +76,7 @@ class State:
     """Versions that began a new baseline: a change of the model was declared, or a drift accepted."""
     pin: Pin | None = None
     frozen: bool = False
+    frozen_why: str = ""
     quarantined: dict[str, Quarantined] = field(default_factory=dict)
     unjudged: Unjudged | None = None
     rollback: bool = False
@@ -125,25 +126,34 @@ class Orders:
     ) -> None:
         """Put a published version in force. ``against`` is the version that was in force when it was checked.
 
-        Raises Pinned, Held when another version came in force meanwhile.
+        Raises Pinned, Held when another version came in force or this one in quarantine meanwhile, UnknownVersion and
+        SnapshotError when it cannot be read any more.
         """
         with self._act():
             self.refuse_pinned(version)
             live = self.catalog.live()
             if live != against:
                 raise Held(f"{live} came in force while {version} was checked against {against}: publish it again")
+            _refuse_quarantined(self.state(), version, (seen or {}).get("digest"))
+            self._readable(version)
             order = self._order("announce", version, live)
             self._append("announce", by, version, why, {"previous": live} | (seen or {}))
             self.catalog.put_in_force(version, order)
             self.catalog.unstage()
 
     def refuse_pinned(self, version: str) -> None:
-        """Raise Pinned when another version is pinned."""
-        pin = self.state().pin
+        """Raise Pinned when another version is pinned, or a human is waited for."""
+        state = self.state()
+        pin = state.pin
         if pin is not None and pin.version != version:
             raise Pinned(
                 f"{pin.version} is pinned since {pin.at:%Y-%m-%d %H:%M}Z by {pin.by}: {pin.why}; {version} is not"
                 " announced until `kserve unpin --reason ...`"
+            )
+        if pin is None and state.frozen:
+            raise Pinned(
+                f"a human is waited for ({state.frozen_why}); {version} is not announced until"
+                " `kserve unpin --reason ...`"
             )
 
     def rollback(
@@ -168,10 +178,10 @@ class Orders:
             live = self.catalog.live()
             if of not in (None, live):
                 raise Held(f"{of} is not in force any more: {live} is")
-            target = self._target(version, live)
+            digest = self.state().digests.get(live or "") if quarantine else None
+            target = self._target(version, live, digest)
             if target == live:
                 raise Held(f"{target} is in force already: `kserve pin` keeps it there")
-            digest = self.state().digests.get(live or "") if quarantine else None
             order = self._order("rollback", target, live)
             known = {"from": live, "digest": digest, "frozen": frozen} | (seen or {})
             self._append("rollback", by, target, why, known)
@@ -179,15 +189,15 @@ class Orders:
             self.catalog.unstage()
         return target
 
-    def _target(self, version: str | None, live: str | None) -> str:
+    def _target(self, version: str | None, live: str | None, bad: str | None) -> str:
+        """``bad``: the digest of content that is no way back, whatever it is called."""
         state = self.state()
         if version is not None:
-            if any(found.version == version for found in state.quarantined.values()):
-                raise Held(f"{version} is in quarantine: `kserve quarantine list` tells why")
+            _refuse_quarantined(state, version)
             self._readable(version)
             return version
         for name in reversed(state.good):
-            if name == live:
+            if name == live or (bad is not None and state.digests.get(name) == bad):
                 continue
             try:
                 self._readable(name)
@@ -331,20 +341,32 @@ class Orders:
 
     def _next_number(self) -> int:
         """Microseconds since 1970, and always above the last order's: the clock may go back."""
+        return max(time.time_ns() // 1000, self._last_number() + 2)
+
+    def _last_number(self) -> int:
+        """Of the order in force; 0 when there is none."""
         try:
             last = self.catalog.order()
         except SnapshotError:
             last = None
-        return max(time.time_ns() // 1000, 0 if last is None else last.number + 2)
+        return 0 if last is None else last.number
 
     def _ticket(self, version: str, previous: str | None) -> bytes:
-        """The order that was signed in advance for just this rollback; empty when there is none."""
+        """The order that was signed in advance for just this rollback; empty when there is none to be obeyed."""
         try:
             line = self._return.read_bytes().strip()
         except FileNotFoundError:
             return b""
         order = decode_order(line, self._return)
-        return line if (order.version, order.previous) == (version, previous) else b""
+        fits = (order.version, order.previous) == (version, previous) and order.number > self._last_number()
+        return line if fits else b""
+
+
+def _refuse_quarantined(state: State, version: str, digest: str | None = None) -> None:
+    """Raise Held when a version, or its content under another name, is in quarantine."""
+    contents = {digest, state.digests.get(version)}
+    if any(found.version == version or found.digest in contents for found in state.quarantined.values()):
+        raise Held(f"{version} is in quarantine: `kserve quarantine list` tells why")
 
 
 def after(state: State, entry: Entry) -> State:
@@ -377,7 +399,7 @@ def _rolled_back(state: State, entry: Entry) -> State:
         state,
         current=entry.version,
         rollback=True,
-        good=tuple(name for name in state.good if name != bad),
+        good=_without(state, bad, digest),
         pin=Pin(entry.version, entry.by, entry.why or "", entry.at, frozen),
         frozen=frozen,
         quarantined=quarantined,
@@ -395,7 +417,7 @@ def _judged(state: State, entry: Entry) -> State:
 
 
 def _frozen(state: State, entry: Entry) -> State:
-    return replace(state, frozen=True, unjudged=None)
+    return replace(state, frozen=True, frozen_why=entry.why or "", unjudged=None)
 
 
 def _pinned(state: State, entry: Entry) -> State:
@@ -410,8 +432,14 @@ def _unpinned(state: State, entry: Entry) -> State:
 def _quarantined(state: State, entry: Entry) -> State:
     digest = entry.seen["digest"]
     found = Quarantined(digest, entry.version or "", entry.by, entry.why or "", entry.at)
-    good = tuple(name for name in state.good if name != entry.version)
+    good = _without(state, entry.version, digest)
     return replace(state, good=good, quarantined=state.quarantined | {digest: found})
+
+
+def _without(state: State, version: str | None, digest: str | None) -> tuple[str, ...]:
+    """The good versions without this one, and without its content under other names."""
+    same = {name for name in state.good if digest is not None and state.digests.get(name) == digest}
+    return tuple(name for name in state.good if name != version and name not in same)
 
 
 def _released(state: State, entry: Entry) -> State:

@@ -1,6 +1,7 @@
 """The log: chained, append-only, whole after a torn write, and told when it was altered."""
 
 import json
+import sys
 import threading
 from hashlib import sha256
 
@@ -100,6 +101,30 @@ def test_many_writers_make_one_chain(log):
     for thread in threads:
         thread.join()
     assert log.verify() == 160
+
+
+def test_one_log_is_read_by_many_threads(log):
+    """None of them hears of an act twice, or not at all."""
+    done = threading.Event()
+    wrong = []
+
+    def read():
+        while not done.is_set():
+            numbers = [entry.n for entry in log.entries()]
+            if numbers != list(range(1, len(numbers) + 1)):
+                wrong.append(numbers)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for thread in readers:
+        thread.start()
+    add(Log(log.path), 200)
+    done.set()
+    for thread in readers:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert wrong == []
 
 
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path):

@@ -220,8 +220,72 @@ def test_signed_orders_rise_and_carry_a_return_ticket(data, tmp_path):
     signing.admit(ticket, a, second)
     assert (ticket.act, ticket.previous) == ("rollback", b)
     publisher.unpin(why="looked")
+    publisher.release(f"digest of {b}", why="it was fine")
     announce(publisher, b)
     signing.admit(publisher.catalog.order(), b, ticket)
+
+
+def test_content_in_quarantine_is_neither_announced_nor_gone_back_to_under_another_name(data):
+    a, b, c, d = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    for version in (b, c):
+        orders.announce(version, against=orders.catalog.live(), seen={"digest": "the same content"})
+        orders.judge_good(version)
+    assert orders.rollback(why="bad") == a
+    assert orders.state().good == (a,)
+    with pytest.raises(Held, match=f"{b} is in quarantine"):
+        orders.rollback(b, why="back")
+    orders.unpin(why="looked at it")
+    with pytest.raises(Held, match=f"{d} is in quarantine"):
+        orders.announce(d, against=a, seen={"digest": "the same content"})
+    orders.quarantine(d, "digest of d", why="somebody looked at it while it was checked")
+    with pytest.raises(Held, match=f"{d} is in quarantine"):
+        orders.announce(d, against=a, seen={"digest": "digest of d"})
+    assert orders.catalog.announced() == a
+
+
+def test_a_version_that_is_not_there_any_more_is_not_announced(built, tmp_path):
+    for day in range(2):
+        Catalog(tmp_path).place(build(tmp_path, day).version)
+    orders, (a, b) = orders_of(tmp_path), names(tmp_path)
+    announce(orders, b)
+    orders.prune(1)
+    with pytest.raises(kserve.UnknownVersion):
+        announce(orders, a)
+    assert orders.catalog.announced() == b
+    assert orders.state().current == b
+
+
+def test_nothing_is_announced_while_a_human_is_waited_for(data):
+    """There was no good version to go back to, so nothing is pinned."""
+    a, b, _, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a, good=False)
+    orders.freeze("answers badly, and there is no other")
+    with pytest.raises(Pinned, match="answers badly, and there is no other"):
+        announce(orders, b)
+    assert orders.unpin(why="looked at it") == a
+    announce(orders, b)
+    assert orders.state().good == (b,)
+
+
+def test_an_old_return_ticket_is_not_used(data, tmp_path):
+    """Readers would not obey it: its number is lower than that of the order in force."""
+    a, b, _, _ = names(data)
+    signing.create(tmp_path / "key")
+    publisher = orders_of(data, signing_key=tmp_path / "key")
+    sentinel = orders_of(data, trusted_keys=tmp_path / "key.pub")
+    announce(publisher, a)
+    announce(publisher, b)
+    old = (data / "RETURN").read_bytes()
+    publisher.rollback(why="bad", quarantine=False)
+    publisher.unpin(why="it was fine")
+    announce(publisher, b)
+    (data / "RETURN").write_bytes(old)
+    with pytest.raises(Held, match="signing_key"):
+        sentinel.rollback(why="bad")
+    assert orders_of(data).catalog.announced() == b
 
 
 def test_acts_of_many_at_once_are_one_after_the_other(data):
@@ -272,6 +336,10 @@ class Model(RuleBasedStateMachine):
         version = self.versions[number]
         if self.pinned not in (None, version):
             with pytest.raises(Pinned):
+                announce(self.orders, version, good=False)
+            return
+        if version in self.quarantined:
+            with pytest.raises(Held):
                 announce(self.orders, version, good=False)
             return
         announce(self.orders, version, good=False)
