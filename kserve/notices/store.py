@@ -226,7 +226,8 @@ class Store:
     def _open(self) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
             raise StorageError(f"there is no directory {self.path.parent}: name the data directory with --data")
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it will hold secrets
+        with contextlib.suppress(FileExistsError):  # not opened: closing it would end the locks of all our connections
+            os.mknod(self.path, 0o600)  # it will hold secrets
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row

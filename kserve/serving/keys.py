@@ -202,7 +202,7 @@ class Keys:
         with storage(f"preparing {self._database.parent}"):
             self._database.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
-                os.close(os.open(self._database, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                os.mknod(self._database, 0o600)  # not opened: closing it would end SQLite's locks of this process
         with self._failing(), closing(self._open()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(_TABLE)

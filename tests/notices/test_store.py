@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -148,3 +149,18 @@ def test_a_full_disk_is_an_error_and_leaves_what_was(store: Store) -> None:
     assert (store.fact("a"), store.fact("b")) == ("1", None)
     store.rows("PRAGMA max_page_count = 100000")
     store.keep("a", "3")
+
+
+def test_a_second_connection_leaves_the_locks_of_the_first(data: Path) -> None:
+    """A file that is closed loses all locks of its process: others would take the database away from under us."""
+    with Store(data) as ours:
+        ours.keep("old", "1")
+        Store(data).close()
+        script = (
+            "import sys; from kserve.notices.store import Store; s = Store(sys.argv[1]); s.keep('n', '2'); s.close()"
+        )
+        subprocess.run([sys.executable, "-c", script, str(data)], check=True)
+        assert ours.fact("n") == "2"
+        ours.keep("after", "3")
+        with Store(data) as other:
+            assert other.fact("after") == "3"
