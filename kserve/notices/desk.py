@@ -16,7 +16,18 @@ import msgspec
 
 from kserve.errors import Busy, KserveError, StorageError
 from kserve.notices import events
-from kserve.notices.incidents import Incident, Report, Status, open_incident, open_of, resolve_incident, update_incident
+from kserve.notices.incidents import (
+    TEXT_CHARACTERS,
+    TITLE_CHARACTERS,
+    Incident,
+    Report,
+    Status,
+    fitted,
+    open_incident,
+    open_of,
+    resolve_incident,
+    update_incident,
+)
 from kserve.notices.store import Store, stamp
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.durable import storage
@@ -163,7 +174,7 @@ class Desk:
         found = open_of(self._store, HELD)
         if found is not None:
             text = f"{entry.version} was announced."
-            resolve_incident(self._store, found.id, text, by=entry.by, at=entry.at)
+            self._resolve(found, text, entry)
 
     def _breached(self, entry: Entry, digest: str) -> None:
         self._settle(entry.version, final=False)
@@ -212,7 +223,7 @@ class Desk:
         found = open_of(self._store, SCORES)
         if found is not None and entry.version not in found.versions:
             text = f"{entry.version} was watched, and its answers are good."
-            resolve_incident(self._store, found.id, text, by=entry.by, at=entry.at)
+            self._resolve(found, text, entry)
 
     def _frozen(self, entry: Entry, digest: str) -> None:
         found = open_of(self._store, SCORES)
@@ -231,7 +242,7 @@ class Desk:
             found = open_of(self._store, origin)
             if found is not None and (origin == FREEZE or found.status == "monitoring"):
                 text = "An engineer has looked, and lets publishing go on."
-                resolve_incident(self._store, found.id, text, by=entry.by, at=entry.at)
+                self._resolve(found, text, entry)
 
     def _tell(self, type: str, entry: Entry, data: dict[str, Any]) -> None:
         events.tell(self._store, events.name("msg", line_digest(entry), type), type, entry.at, data)
@@ -239,8 +250,9 @@ class Desk:
     def _open(self, origin: str, title: str, text: str, entry: Entry, digest: str, **options: Any) -> Incident:
         versions = options.pop("versions", (entry.version,) if entry.version else ())
         id = events.name("inc", digest, origin)
+        title, text = fitted(title, TITLE_CHARACTERS), fitted(text, TEXT_CHARACTERS)
         report = Report(title=title, text=text, origin=origin, id=id, versions=versions, **options)
-        return open_incident(self._store, report, by=entry.by, at=entry.at)
+        return open_incident(self._store, report, by=_by(entry), at=entry.at)
 
     def _update(
         self,
@@ -253,9 +265,18 @@ class Desk:
         versions: tuple[str, ...] | None = None,
     ) -> Incident:
         affected = ((entry.version,) if entry.version else ()) if versions is None else versions
+        text = fitted(text, TEXT_CHARACTERS)
         return update_incident(
-            self._store, found.id, text, by=entry.by, status=status, impact=impact, versions=affected, at=entry.at
+            self._store, found.id, text, by=_by(entry), status=status, impact=impact, versions=affected, at=entry.at
         )
+
+    def _resolve(self, found: Incident, text: str, entry: Entry) -> None:
+        resolve_incident(self._store, found.id, text, by=_by(entry), at=entry.at)
+
+
+def _by(entry: Entry) -> str:
+    """Who acted. The log takes any name, and what it takes must be told of."""
+    return fitted(entry.by, TITLE_CHARACTERS) or "unknown"
 
 
 def _words(names: list[str]) -> str:

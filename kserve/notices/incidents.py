@@ -322,5 +322,11 @@ def _plain(text: str, what: str, most: int, *, lines: bool = True) -> str:
     return text
 
 
+def fitted(text: str, most: int) -> str:
+    """Text of any origin as one line that every page and feed can show, cut to so many characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def _list(values: Iterable[str]) -> str:
     return msgspec.json.encode(list(dict.fromkeys(values))).decode()

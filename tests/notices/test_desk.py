@@ -303,3 +303,24 @@ def test_two_desks_and_kills_at_any_moment_tell_all_of_it_once(data: Path) -> No
         assert len(told(store)) == 40
         assert len(Log(data / "log.jsonl").entries()) == 80
         assert sum(len(one.updates) for one in incidents(store)) == 40 + 39
+
+
+@pytest.mark.parametrize("by", ["x" * 300, "anna\u00a0b\t\x1b[31m", "", " "])
+def test_an_act_by_anybody_is_told_of(desk: Desk, store: Store, data: Path, by: str) -> None:
+    announce(data, V1)
+    announce(data, V2, V1)
+    Log(data / "log.jsonl").append("rollback", by=by, version=V1, why="bad", seen={"from": V2})
+    (data / "CURRENT").write_text(f"{V1}\n")
+    desk.catch_up()
+    assert types(store)[2:] == ["snapshot.rolled_back", "incident.opened", "incident.updated"]
+    assert all(update.by for update in incidents(store)[0].updates)
+
+
+def test_acts_with_long_and_unprintable_words_are_told_of(desk: Desk, store: Store, data: Path) -> None:
+    act(data, "check", V1, held=["g" * 100] * 3 + ["h" * 5000])
+    act(data, "freeze", why="one\ntwo\x07" + "w" * 5000)
+    act(data, "breach", V1, figures={"n" * 5000: {"after": 1.0}})
+    desk.catch_up()
+    found = incidents(store)
+    assert len(found) == 3
+    assert all(len(one.title) <= 200 and len(one.updates[0].text) <= 4000 for one in found)
