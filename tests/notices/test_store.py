@@ -157,7 +157,7 @@ def test_a_second_connection_leaves_the_locks_of_the_first(data: Path) -> None:
         ours.keep("old", "1")
         Store(data).close()
         script = (
-            "import sys; from kserve.notices.store import Store; s = Store(sys.argv[1]); s.keep('n', '2'); s.close()"
+            "import sys; from kserve.notices.store import Store as S; s = S(sys.argv[1]); s.keep('n', '2'); s.close()"
         )
         subprocess.run([sys.executable, "-c", script, str(data)], check=True)
         assert ours.fact("n") == "2"
