@@ -138,7 +138,7 @@ def test_reader_that_goes_away(published: Path, arguments: tuple[str, ...]) -> N
 
 
 def test_long_output_into_a_short_reader(published: Path) -> None:
-    script = f"set -o pipefail; {sys.executable} -m kserve eligible --rule '{{}}' --select 1900 | head -1"
+    script = f"set -o pipefail; {sys.executable} -m kserve eligible --rule '{{}}' --select 1900 | true"
     ended_pipe = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (ended_pipe.returncode, ended_pipe.stderr) == (141, "")
     assert len(ended_pipe.stdout.splitlines()) == 1
