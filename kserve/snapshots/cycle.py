@@ -20,10 +20,11 @@ from kserve.snapshots.build import Candidate, Options, build, opted_out_ids
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.check import check
 from kserve.snapshots.columns import U64
+from kserve.snapshots.compare import portrait
 from kserve.snapshots.durable import storage
 from kserve.snapshots.log import Entry
 from kserve.snapshots.orders import Orders, State
-from kserve.snapshots.report import Acceptance, Report, load, save
+from kserve.snapshots.report import Acceptance, Figures, Report, load, save
 from kserve.snapshots.signing import Signer
 
 STEPS = ("build", "re-read", "check", "stage", "announce", "watch")
@@ -109,8 +110,12 @@ class _Cycle:
         if self.request.dry_run:
             return Outcome(version, live, report, announced=False, judged=None)
         self._refuse(version, report)
-        self._stage(version)
-        self._announce(version, live, report)
+        try:
+            self._stage(version)
+            self._announce(version, live, report)
+        except BaseException:
+            self.catalog.unstage()
+            raise
         return Outcome(version, live, report, announced=True, judged=self._watch(version, live))
 
     def _build(self) -> str:
@@ -133,7 +138,12 @@ class _Cycle:
         """It is in force already, perhaps of a cycle that was killed: only what comes after is left to do."""
         self.catalog.unstage()
         self.told.step("announce", f"{version} is in force already")
-        judged = self._watch(version, None) if self.orders.state().unjudged is not None else "good"
+        state = self.orders.state()
+        if state.frozen:
+            self.told.step("watch", "a human is waited for: `kserve unpin` ends that")
+            judged = "unjudged"
+        else:
+            judged = self._watch(version, None) if state.unjudged is not None else "good"
         return Outcome(version, version, None, announced=True, judged=judged)
 
     def _check(self, version: str, live: str | None) -> Report:
@@ -165,17 +175,16 @@ class _Cycle:
         waited = 0
         if self.settings.stage:
             self.catalog.stage(version)
-            try:
-                waited = self._wait_until_staged(version)
-            except BaseException:
-                self.catalog.unstage()
-                raise
+            waited = self._wait_until_staged(version)
         self.orders.note("stage", version, {"processes": waited}, self.request.by)
         ready = f", open and warm in {_processes(waited)}" if waited else ""
         self.told.step("stage", f"it lies in {self.catalog.snapshots / version}{ready}")
 
     def _wait_until_staged(self, version: str) -> int:
-        """The number of processes that are ready. Raises SnapshotError when one refuses, Busy when one is late."""
+        """The number of processes that are ready.
+
+        Raises SnapshotError when one refuses, Busy when one is late, Pinned and Held when an act came between.
+        """
         until = time.monotonic() + self.settings.stage_timeout
         while True:
             seats = self._seats()
@@ -187,6 +196,9 @@ class _Cycle:
                     )
             if not late:
                 return len(seats)
+            self.orders.refuse_pinned(version)
+            if self.catalog.staged() != version:
+                raise Held(f"another version came in force while {version} was staged: publish it again")
             if time.monotonic() > until:
                 pids = ", ".join(str(seat.pid) for seat in late)
                 raise Busy(f"{version} is not ready after {self.settings.stage_timeout:g} s in process {pids}")
@@ -249,15 +261,15 @@ def checked(
     state: State,
 ) -> Report:
     """What the gates say of a version that was re-read. Changes nothing."""
-    against = None if live is None else _live(catalog, live, told)
-    history = [load(catalog.data, name) for name in state.baseline[-settings.gates.drift_versions :]]
+    against, against_manifest = (None, None) if live is None else _live(catalog, live, told)
+    history = [_figures(catalog, name, told) for name in state.baseline[-settings.gates.drift_versions :]]
     given = [_acceptance(entry) for entry in state.accepted.get(snapshot.version, ())]
     return check(
         snapshot,
         catalog.manifest(snapshot.version),
         live=against,
-        live_manifest=None if against is None else catalog.manifest(against.version),
-        history=[report.new for report in history if report is not None],
+        live_manifest=against_manifest,
+        history=[figures for figures in history if figures is not None],
         settings=settings,
         first=request.first,
         model=request.model,
@@ -274,12 +286,25 @@ def _acceptance(entry: Entry) -> Acceptance:
     return Acceptance(gate=entry.seen["gate"], reason=entry.why or "", by=entry.by, until=until)
 
 
-def _live(catalog: Catalog, live: str, told: Told) -> Snapshot | None:
+def _live(catalog: Catalog, live: str, told: Told) -> tuple[Snapshot, dict[str, Any]] | tuple[None, None]:
     """The version in force; None when it cannot be read any more: that must not keep a good one out for ever."""
     try:
-        return catalog.open(live)
+        return catalog.open(live), catalog.manifest(live)
     except (SnapshotError, UnknownVersion) as error:
         told.warn(f"the version in force cannot be compared with: {error}")
+        return None, None
+
+
+def _figures(catalog: Catalog, version: str, told: Told) -> Figures | None:
+    """Of a good version: those of its report, or measured again; None when it is gone too."""
+    report = load(catalog.data, version)
+    if report is not None:
+        return report.new
+    try:
+        with catalog.open(version) as snapshot:
+            return Figures.of(portrait(snapshot))
+    except (SnapshotError, UnknownVersion) as error:
+        told.warn(f"{version} is not in the baseline: its report is lost, and {error}")
         return None
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -282,3 +283,76 @@ def test_a_process_that_does_not_answer_keeps_the_old_version_in_force(tmp_path,
             run(data, source(tmp_path, "second", 0.1), 5, settings=settings_of(data, stage_timeout=0.5))
         reader.kill()
     assert (Catalog(data).announced(), Catalog(data).staged()) == (first.version, None)
+
+
+READER = "import sys, time, kserve; store = kserve.open(sys.argv[1]); print('open', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def stopped(data):
+    """A process that reads from the data directory, and does nothing any more."""
+    with subprocess.Popen([sys.executable, "-c", READER, data], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        reader.send_signal(signal.SIGSTOP)
+        yield reader
+        reader.kill()
+
+
+@pytest.mark.parametrize("act", ["rollback", "pin"])
+def test_an_act_while_processes_are_waited_for_ends_the_cycle(tmp_path, data, first, stopped, act):
+    made = snapshots.candidate(data, rows(0.1), scored_at=datetime.now(UTC) - 5 * HOUR)
+    second = snapshots.announce(data, made.version)
+
+    def interfere():
+        while Catalog(data).staged() is None:
+            time.sleep(0.02)
+        getattr(Orders(Catalog(data), settings_of(data)), act)(why="bad", by="human")
+
+    human = threading.Thread(target=interfere)
+    human.start()
+    with pytest.raises(Pinned, match="by human: bad"):
+        run(data, source(tmp_path, "third", 0.2), 4, settings=settings_of(data, stage_timeout=20))
+    human.join()
+    assert Catalog(data).announced() == (first.version if act == "rollback" else second.version)
+    assert Catalog(data).staged() is None
+
+
+def test_what_is_not_announced_is_not_kept_staged(tmp_path, data, first):
+    told = Told("stage", lambda: Orders(Catalog(data), settings_of(data)).pin(why="a promotion runs"))
+    with pytest.raises(Pinned):
+        run(data, source(tmp_path, "second", 0.1), 5, told)
+    assert Catalog(data).staged() is None
+
+
+def test_a_lost_manifest_of_the_version_in_force_does_not_keep_good_ones_out(tmp_path, data, first):
+    (data / "snapshots" / first.version / "manifest.json").unlink()
+    told = Told()
+    path = source(tmp_path, "second", 0.1)
+    with pytest.raises(Held, match="no live version to compare with"):
+        run(data, path, 5, told)
+    assert "the version in force cannot be compared with" in told.warnings[0]
+    assert run(data, path, 5, first=True).announced
+
+
+def test_the_same_again_while_a_human_is_waited_for_is_not_called_good(tmp_path, data, first):
+    orders = Orders(Catalog(data), settings_of(data))
+    orders.freeze("it answers badly, and there is no other")
+    told = Told()
+    assert publish(Catalog(data), settings_of(data), Request(version=first.version), told).judged == "unjudged"
+    orders.unpin(why="looked at it")
+    assert publish(Catalog(data), settings_of(data), Request(version=first.version), told).judged == "good"
+
+
+@pytest.mark.parametrize("lost", ["report", "report and version"])
+def test_figures_of_good_versions_are_not_forgotten_with_their_reports(tmp_path, data, first, lost):
+    """They are measured again; of what is gone as well, people are told."""
+    run(data, source(tmp_path, "second", 0.1), 6)
+    (data / "checks" / f"{first.version}.json").unlink()
+    if lost == "report and version":
+        (data / "snapshots" / first.version).rename(tmp_path / "gone")
+    told = Told()
+    run(data, source(tmp_path, "third", 0.2), 4, told)
+    baseline = told.reports[0].finding("drift").reason
+    assert ("2 good versions" in baseline) == (lost == "report"), baseline
+    assert any("is not in the baseline" in text for text in told.warnings) == (lost != "report")
