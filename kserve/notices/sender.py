@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import ssl
 import time
@@ -11,13 +12,18 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from standardwebhooks import Webhook
 
 from kserve.notices.deliveries import Outcome
+from kserve.notices.incidents import fitted
 from kserve.notices.targets import Guard
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
 
 log = logging.getLogger("kserve.notices")
 
@@ -27,6 +33,8 @@ ANSWER_SECONDS = 15.0
 BODY_SECONDS = 2.0
 BODY_BYTES = 1 << 16
 EXCERPT_CHARACTERS = 200
+PROVISIONAL = 10
+"""Messages of an answer that are read, of which all but the last have a status below 200."""
 
 AGENT = f"kserve-webhooks/{metadata.version('kserve-scores')}"
 
@@ -41,6 +49,24 @@ def headers(id: str, at: datetime, body: str, secrets: Sequence[str]) -> dict[st
         "webhook-timestamp": str(int(moment.timestamp())),
         "webhook-signature": " ".join(Webhook(secret).sign(id, moment, body) for secret in secrets),
     }
+
+
+class Answer(aiohttp.ClientResponse):
+    """An answer that begins in time: a partner that sends provisional ones for ever would keep a core busy."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read until the answer proper begins. Raises ClientPayloadError when it does not."""
+        protocol = connection.protocol
+        assert protocol is not None
+        read, begun = protocol.read, itertools.count(1)
+
+        async def counted() -> Any:
+            if next(begun) > PROVISIONAL:
+                raise aiohttp.ClientPayloadError("one provisional answer after another")
+            return await read()
+
+        protocol.read = counted  # type: ignore[method-assign]  # aiohttp has no limit; no connection is used twice
+        return await super().start(connection)
 
 
 class Sender:
@@ -63,6 +89,7 @@ class Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            response_class=Answer,
         )
 
     async def __aenter__(self) -> Sender:
@@ -94,6 +121,8 @@ class Sender:
                 )
         except TimeoutError:
             return Outcome(error="no answer in time", seconds=time.monotonic() - began)
+        except aiohttp.ClientResponseError as error:  # without the URL: a partner may have put a secret in it
+            return Outcome(error=_shown(f"no HTTP: {error.message}"), seconds=time.monotonic() - began)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Outcome(error=_shown(f"{error}" or type(error).__name__), seconds=time.monotonic() - began)
 
@@ -119,8 +148,7 @@ async def _excerpt(response: aiohttp.ClientResponse) -> str | None:
 
 
 def _shown(text: str) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(plain.split())[:EXCERPT_CHARACTERS]
+    return fitted(text, EXCERPT_CHARACTERS)
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:

@@ -74,7 +74,7 @@ async def test_retry_after(partner: Callable[..., Partner], value: str, seconds:
 async def test_no_more_than_a_little_of_an_answer_is_read(partner: Callable[..., Partner]) -> None:
     one = partner(answers=[(500, {}, b"y" * 10_000_000)])
     outcome = await send(one.url)
-    assert outcome.answer == "y" * 200
+    assert outcome.answer == "y" * 197 + "..."
 
 
 async def test_a_bomb_is_not_unpacked(partner: Callable[..., Partner]) -> None:
@@ -123,9 +123,19 @@ async def raw(answer: bytes, pause: float = 0.0, context: ssl.SSLContext | None 
 )
 async def test_what_is_no_http_is_a_failure(answer: bytes) -> None:
     async with raw(answer) as port:
-        outcome = await send(f"http://127.0.0.1:{port}/")
+        outcome = await send(f"http://127.0.0.1:{port}/?token=s3cret")
     assert outcome.status is None
     assert outcome.error
+    assert "s3cret" not in outcome.error
+
+
+async def test_provisional_answers_come_to_an_end() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    async with raw(hints * 3 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as port:
+        assert (await send(f"http://127.0.0.1:{port}/")).arrived
+    async with raw(hints * 1000) as port:
+        outcome = await send(f"http://127.0.0.1:{port}/")
+    assert outcome.error == "one provisional answer after another"
 
 
 async def test_an_answer_that_trickles_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
