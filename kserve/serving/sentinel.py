@@ -253,7 +253,7 @@ class Sentinel(threading.Thread):
     def _is_told(self, unjudged: Unjudged) -> bool:
         """Whether its breach is in the log already, perhaps by a process that died before it could roll back."""
         acts = reversed(self._catalog.log.entries())
-        since = takewhile(lambda entry: entry.at > unjudged.at, acts)
+        since = takewhile(lambda entry: entry.act not in ("announce", "rollback"), acts)
         return any(entry.act == "breach" and entry.version == unjudged.version for entry in since)
 
     def _call_good(self, watched: Watched, seats: list[SeatView], after: Served) -> None:

@@ -20,6 +20,9 @@ from kserve.settings import Watch
 
 Hundredths = npt.NDArray[np.uint16]
 
+WITNESSES = 50
+"""Different ids that must be asked for until what they show counts: fewer of them are a few people's own affair."""
+
 SIGNIFICANT = 5.0
 """Standard deviations. A watch looks a hundred times at half a dozen figures: at 5, chance does it in 1 of 5,000."""
 
@@ -166,7 +169,7 @@ def verdict(before: Served, after: Served, asked: Pairs | None, sample: Pairs | 
     """
     if asked is None or sample is None:
         return served(before, after, bounds)
-    witness = hot(asked, replace(bounds, answers=1))
+    witness = hot(asked, replace(bounds, answers=WITNESSES))
     counted = {
         name: breach
         for name, breach in served(before, after, bounds).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -162,8 +163,18 @@ def test_other_traffic_is_not_the_versions_fault() -> None:
 def test_two_witnesses_need_fewer_ids() -> None:
     """What is asked for is bad, although it is a small part of all."""
     before, after = counts([50.0] * 1000), counts([1.0] * 500 + [50.0] * 500)
-    found = verdict.verdict(before, after, pairs(0.5, 100, of=40), pairs(0.005, 100), BOUNDS)
+    found = verdict.verdict(before, after, pairs(0.5, 100, of=60), pairs(0.005, 100), BOUNDS)
     assert set(found) == {"lowest", "mean"}
+
+
+@pytest.mark.parametrize(("after", "to"), [(56.0, 5600), (1.0, 100), (0.0, 0), (None, 0xFFFF)])
+def test_one_profile_that_everybody_looks_at_is_no_witness(after: float | None, to: int) -> None:
+    """It grew, fell, left, or lost its score, as any may in a night: that is no fault of the version."""
+    before, now = counts([50.0] * 1000), counts([after] * 1000)
+    some = pairs(0.0, 0)
+    assert verdict.served(before, now, BOUNDS)
+    assert verdict.verdict(before, now, pairs(1.0, to, of=1), some, BOUNDS) == {}
+    assert verdict.verdict(before, now, pairs(1.0, to, of=verdict.WITNESSES), some, BOUNDS)
 
 
 def test_errors_need_no_second_witness() -> None:
@@ -531,10 +542,18 @@ def test_a_version_that_no_server_serves_is_not_called_good(data: Path) -> None:
     host.seat.leave()
 
 
-def test_a_breach_is_told_once_although_who_told_it_died(data: Path) -> None:
+@pytest.mark.parametrize("clock", [0, -1])
+def test_a_breach_is_told_once_although_who_told_it_died(data: Path, clock: int) -> None:
+    """And although the clock went back meanwhile, by so many days."""
     good = announced(data)
     bad = placed(data, ruined, 1)
     orders(data).announce(bad, against=good)
     orders(data).breach(bad, {})
+    if clock:
+        log = data / "log.jsonl"
+        first, last = log.read_bytes().strip().rsplit(b"\n", 1)
+        told = json.loads(last)
+        told["at"] = (datetime.fromisoformat(told["at"]) + clock * DAY).isoformat()
+        log.write_bytes(first + b"\n" + json.dumps(told).encode() + b"\n")
     Host(data).sentinel.look()
-    assert acts(data)[-2:] == ["breach", "rollback"]
+    assert acts(data)[-3:] == ["announce", "breach", "rollback"]
