@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = ROOT / "bench" / "_child.py"
 PROFILES = 3000
 BENCHMARKS = sorted(file.stem for file in (ROOT / "bench").glob("[a-z]*.py"))
-NEEDS = {"http": ("wrk",), "lookup_many": ("cc",), "count": ("cc",)}
+NEEDS = {"http": ("wrk",), "lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",)}
 PEERS = {
     "dict": None,
     "searchsorted": None,
