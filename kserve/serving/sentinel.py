@@ -140,8 +140,11 @@ class Watched:
             return
         try:
             self._both = self._catalog.open(self.base), self._catalog.open(self.unjudged.version)
-        except (KserveError, OSError) as error:
+        except KserveError as error:
             log.error("only served answers are compared: %s", error)
+        except OSError as error:
+            log.error("only served answers are compared at this look: %s", error)
+            self._looked = False
         else:
             self._others = np.random.default_rng().permutation(sample(self._both[0], self._limit, time.time_ns()))
 

@@ -137,6 +137,8 @@ class _Cycle:
     def _again(self, version: str) -> Outcome:
         """It is in force already, perhaps of a cycle that was killed: only what comes after is left to do."""
         self.catalog.unstage()
+        if self.catalog.folder(version).parent == self.catalog.candidates:
+            self._repair(version)
         self.told.step("announce", f"{version} is in force already")
         state = self.orders.state()
         if state.frozen:
@@ -145,6 +147,12 @@ class _Cycle:
         else:
             judged = self._watch(version, None) if state.unjudged is not None else "good"
         return Outcome(version, version, None, announced=True, judged=judged)
+
+    def _repair(self, version: str) -> None:
+        """The build made the version in force anew, because its file is damaged."""
+        self.catalog.reread(version)
+        self.catalog.place(version, self.signer)
+        self.told.warn(f"{version} was damaged, and is repaired: restart the processes that have the damaged file open")
 
     def _check(self, version: str, live: str | None) -> Report:
         with self.catalog.reread(version, lambda *done: self.told.progress("verify", *done)) as snapshot:

@@ -356,3 +356,20 @@ def test_figures_of_good_versions_are_not_forgotten_with_their_reports(tmp_path,
     baseline = told.reports[0].finding("drift").reason
     assert ("2 good versions" in baseline) == (lost == "report"), baseline
     assert any("is not in the baseline" in text for text in told.warnings) == (lost != "report")
+
+
+def test_a_damaged_version_in_force_is_repaired_by_the_same_input(tmp_path):
+    data, path = tmp_path / "data", source(tmp_path, "first")
+    options = Options(scored_at=(datetime.now(UTC) - 5 * HOUR).replace(microsecond=0))
+    request = Request(source=path, options=options, first=True)
+    version = publish(Catalog(data), settings_of(data), request, Told()).version
+    file = data / "snapshots" / version / "snapshot.kss"
+    file.chmod(0o600)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    told = Told()
+    assert publish(Catalog(data), settings_of(data), request, told).version == version
+    Catalog(data).open().verify()
+    assert "was damaged, and is repaired" in told.warnings[0]
+    assert os.listdir(data / "candidates") == []

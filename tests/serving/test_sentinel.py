@@ -557,3 +557,19 @@ def test_a_breach_is_told_once_although_who_told_it_died(data: Path, clock: int)
         log.write_bytes(first + b"\n" + json.dumps(told).encode() + b"\n")
     Host(data).sentinel.look()
     assert acts(data)[-3:] == ["announce", "breach", "rollback"]
+
+
+def test_a_version_that_cannot_be_opened_just_now_is_opened_at_the_next_look(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    host = Host(data)
+    orders(data).announce(bad, against=good)
+    with monkeypatch.context() as full:
+        full.setattr(Catalog, "open", lambda *_: os.open("/proc/self/no such file", os.O_RDONLY))
+        host.sentinel.look()
+    assert acts(data)[-1] == "announce"
+    host.sentinel.look()
+    assert acts(data)[-1] == "rollback"
+    host.seat.leave()
