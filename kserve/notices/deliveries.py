@@ -95,6 +95,13 @@ class Delivery(msgspec.Struct, frozen=True):
     last: Attempt | None
 
 
+_FIRST = (
+    "SELECT * FROM (SELECT event FROM deliveries WHERE state = 'pending' AND endpoint = endpoints.id AND {}"
+    " AND (event = ?4 OR ?4 IS NULL) ORDER BY due_at LIMIT ?3)"
+)
+"""The first of an endpoint by the index: looking for what is due must not read all that waits."""
+
+
 def due(store: Store, most: int, under_way: Mapping[str, int], event: str | None = None) -> list[Due]:
     """Messages that are due, the longest waiting first, no more than ``most`` under way to one endpoint.
 
@@ -102,11 +109,11 @@ def due(store: Store, most: int, under_way: Mapping[str, int], event: str | None
     """
     now = store.clock()
     rows = store.rows(
-        "SELECT * FROM (SELECT event, endpoint, url, body, attempts, due_at, row_number() OVER"
-        " (PARTITION BY endpoint ORDER BY due_at) AS place FROM deliveries"
-        " JOIN endpoints ON endpoints.id = endpoint JOIN events ON events.id = event"
-        " WHERE deliveries.state = 'pending' AND (due_at <= ?1 OR due_at > ?2) AND (event = ?4 OR ?4 IS NULL))"
-        " WHERE place <= ?3 ORDER BY due_at",
+        "SELECT due.event, due.endpoint, url, body, due.attempts FROM endpoints CROSS JOIN deliveries AS due"
+        " ON due.endpoint = endpoints.id AND due.event IN"
+        f" (SELECT event FROM ({_FIRST.format('due_at <= ?1')} UNION ALL {_FIRST.format('due_at > ?2')}))"
+        " CROSS JOIN events ON events.id = due.event"
+        " WHERE endpoints.state = 'enabled' AND due.state = 'pending' ORDER BY due.due_at",
         stamp(now),
         stamp(now + DELAYS[-1] + timedelta(hours=1)),
         most,

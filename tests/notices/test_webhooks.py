@@ -9,7 +9,7 @@ from notices.support import V1, V2, Clock, announce
 from standardwebhooks import Webhook
 
 from kserve.errors import InputError
-from kserve.notices import deliveries, webhooks
+from kserve.notices import deliveries, events, webhooks
 from kserve.notices.deliveries import (
     DELAYS,
     Due,
@@ -326,3 +326,15 @@ def test_the_log_of_deliveries(store: Store, clock: Clock) -> None:
     waiting, late = deliveries.backlog(store)
     assert (waiting, late) == (3, pytest.approx(10, abs=10))
     assert first.id != second.id
+
+
+def test_a_backlog_is_not_read_to_find_what_is_due(store: Store) -> None:
+    for n in range(2):
+        add_endpoint(store, f"http://127.0.0.1/{n}", private=True)
+    with store.writing():
+        for n in range(1000):
+            events.tell(store, f"msg_{n}", "snapshot.announced", store.clock(), {})
+    steps: list[int] = []
+    store._connection.set_progress_handler(lambda: steps.append(1), 100)
+    assert len(deliveries.due(store, 4, {})) == 8
+    assert len(steps) < 20
