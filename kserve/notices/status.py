@@ -64,6 +64,7 @@ SUMMARIES: dict[Impact, str] = {
     "major": "Partial System Outage",
     "critical": "Major Service Outage",
 }
+UNKNOWN = "Status Not Fully Known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class ComponentStatus:
 
     @property
     def state(self) -> str:
-        return STATES[self.impact]
+        """Not known without the record of incidents, unless something else is wrong."""
+        return STATES[self.impact] if self.days or self.impact != "none" else "unknown"
 
     @property
     def bars(self) -> Any:
@@ -122,12 +124,14 @@ class Status:
 
     @property
     def impact(self) -> Impact:
-        """The worst of all components."""
-        return max((component.impact for component in self.components), key=records.IMPACTS.index)
+        """The worst of all components; that something is not known is minor by itself."""
+        worst: Impact = max((component.impact for component in self.components), key=records.IMPACTS.index)
+        return "minor" if self.troubles and worst == "none" else worst
 
     @property
     def summary(self) -> str:
-        return SUMMARIES[self.impact]
+        known = any(component.impact != "none" for component in self.components) or not self.troubles
+        return SUMMARIES[self.impact] if known else UNKNOWN
 
     @property
     def updated_at(self) -> datetime:
@@ -141,9 +145,8 @@ def read(settings: Settings) -> Status:
     at = datetime.now(UTC)
     troubles: list[str] = []
     current = _current(settings, at, troubles)
-    public, daily = _recorded(settings, troubles)
+    public, daily = _recorded(settings, at - timedelta(days=PAST_DAYS), troubles)
     opened = tuple(incident for incident in public if incident.open)
-    recent = at - timedelta(days=PAST_DAYS)
     notes = _notes(settings, current)
     return Status(
         at=at,
@@ -151,7 +154,7 @@ def read(settings: Settings) -> Status:
         current=current,
         components=tuple(_component(name, opened, notes.get(name), daily.get(name, ())) for name in COMPONENTS),
         open=opened,
-        past=tuple(one for one in public if one.resolved_at is not None and one.resolved_at >= recent),
+        past=tuple(incident for incident in public if not incident.open),
         troubles=tuple(troubles),
     )
 
@@ -171,12 +174,14 @@ def _current(settings: Settings, at: datetime, troubles: list[str]) -> Current |
     return Current(version, scored_at, at - scored_at > LATE * timedelta(hours=settings.cadence))
 
 
-def _recorded(settings: Settings, troubles: list[str]) -> tuple[list[Incident], dict[Component, tuple[plots.Day, ...]]]:
-    """Public incidents, the latest first, and the days by component."""
+def _recorded(
+    settings: Settings, since: datetime, troubles: list[str]
+) -> tuple[list[Incident], dict[Component, tuple[plots.Day, ...]]]:
+    """Public incidents that are open or were resolved since then, the latest first, and the days by component."""
     try:
         with Store.of(settings) as store:
             daily = {name: tuple(map(_day, days)) for name, days in records.daily_status(store, DAYS).items()}
-            return records.incidents(store, "public"), daily
+            return records.incidents(store, "public", since=since), daily
     except (KserveError, OSError, msgspec.ValidationError) as error:
         log.error("status page: %s", error)
         troubles.append("The record of incidents cannot be read at the moment.")
@@ -248,7 +253,7 @@ def _component_json(place: int, component: ComponentStatus, status: Status) -> d
     return {
         "id": component.id,
         "name": name,
-        "status": component.state,
+        "status": None if component.state == "unknown" else component.state,
         "description": description,
         "position": place,
         "updated_at": utc(max(times, default=None)),

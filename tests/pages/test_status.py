@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import time
@@ -18,6 +19,7 @@ import pytest
 from pages.conftest import Nights
 from serving.support import Server, serving
 
+from kserve.notices import incidents as records
 from kserve.notices import pages, status
 from kserve.notices.incidents import COMPONENTS, Incident, Report, open_incident, resolve_incident, update_incident
 from kserve.notices.store import Store
@@ -163,7 +165,10 @@ def test_no_data_directory(tmp_path: Path) -> None:
     assert page.count("The last 90 days are unknown.") == 3
     assert "Unknown." in page
     assert not (tmp_path / "nowhere").exists()
-    assert status.to_json(found)
+    document = json.loads(status.to_json(found))
+    assert document["status"] == {"indicator": "minor", "description": "Status Not Fully Known"}
+    assert components(document) == dict.fromkeys(COMPONENTS)
+    assert "Operational" not in page
     assert ElementTree.fromstring(status.to_rss(found)) is not None
 
 
@@ -192,7 +197,19 @@ def test_a_damaged_record_of_incidents(nights: Nights, content: bytes) -> None:
     found = read(nights.data)
     assert found.current is not None
     assert found.troubles == ("The record of incidents cannot be read at the moment.",)
-    assert all(not one.days for one in found.components)
+    assert all(not one.days and one.state == "unknown" for one in found.components)
+    assert found.summary == "Status Not Fully Known"
+
+
+def test_what_is_long_past_is_not_read(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(nights.data) as store:
+        old = open_incident(store, Report(title="old", text="x", components=("scores",)), by="joe")
+        resolve_incident(store, old.id, "done", by="joe")
+        store.run("UPDATE incidents SET resolved_at = '2020-01-01T00:00:00.000000+00:00'")
+    made: list[Any] = []
+    monkeypatch.setattr(records, "_made", made.append)
+    assert not read(nights.data).past
+    assert not made
 
 
 def test_a_damaged_roster(nights: Nights) -> None:
