@@ -18,7 +18,12 @@ from kserve.errors import InputError
 URL_CHARACTERS = 2000
 
 METADATA = {
-    ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+    ipaddress.ip_address(text)
+    for texts in (
+        ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"),
+        ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd20:ce::254"),
+    )
+    for text in texts
 }
 """Where clouds tell machines their secrets. Never a webhook, not even where private addresses are allowed."""
 

@@ -63,7 +63,7 @@ OURS = [
     "4000::1",
 ]
 METADATA = ["169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "::ffff:169.254.169.254"]
-METADATA += ["64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]
+METADATA += ["169.254.170.2", "fd00:ec2::23", "192.0.0.192", "fd20:ce::254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]
 
 
 @pytest.mark.parametrize("address", PUBLIC)
