@@ -152,9 +152,11 @@ cdef class Seat:
     cdef int descriptor
     cdef readonly int place
 
+    def __cinit__(self):
+        self.descriptor = self.place = -1  # whatever fails from here on: 0 is somebody else's
+
     def __init__(self, path, str role not None):
         self.path = None if path is None else os.fspath(path)
-        self.descriptor = self.place = -1
         self.info.since = time.time()
         self.info.resident = NAN
         put_text(self.info.role, sizeof(self.info.role), role)

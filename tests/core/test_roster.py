@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -405,3 +406,15 @@ def timed(seat: Seat, turns: range) -> float:
     for _ in turns:
         answered(A, 123456, 55.5)
     return (time.perf_counter() - start) / len(turns)
+
+
+def test_a_seat_that_could_not_be_made_closes_nothing_of_others() -> None:
+    no_path: Any = 7
+    ours = os.dup(0)
+    try:
+        with pytest.raises(TypeError):
+            Seat(no_path, "reader")
+        assert os.path.samestat(os.fstat(0), os.fstat(ours))
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
