@@ -38,9 +38,6 @@ UNDER_WAY = 4
 GRACE_SECONDS = 3.0
 """How long attempts under way may go on when the deliverer ends."""
 
-LOOK_UPS = 64
-"""Threads for looking names up: the look-up of one partner's name may hang."""
-
 
 class Deliverer:
     """Sends what is due, until told to stop. Runs in one event loop; the database is used in a thread of its own."""
@@ -152,7 +149,6 @@ async def at_work(settings: Settings) -> AsyncIterator[Deliverer]:
         lock(settings.data / "NOTICES", "delivering notices"),
         Store.of(settings) as store,
     ):
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOK_UPS, "kserve-look-up"))
         async with Sender(settings.webhook_private) as sender:
             yield Deliverer(store, Desk(store, Catalog(settings.data)), sender)
 

@@ -20,6 +20,7 @@ from standardwebhooks import Webhook
 
 from kserve.notices.deliveries import Outcome
 from kserve.notices.incidents import fitted
+from kserve.notices.lookups import Resolver
 from kserve.notices.targets import Guard
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Sender:
         self, private: bool, *, resolver: AbstractResolver | None = None, trust: ssl.SSLContext | None = None
     ) -> None:
         connector = aiohttp.TCPConnector(
-            resolver=resolver or aiohttp.ThreadedResolver(),
+            resolver=resolver or Resolver(),
             use_dns_cache=False,
             force_close=True,
             limit=0,

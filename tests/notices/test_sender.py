@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from notices.support import Clock, Partner
+from notices.support import Clock, Partner, python
 from standardwebhooks import Webhook
 
 from kserve.notices import sender as module
@@ -194,3 +194,26 @@ async def test_only_the_partner_that_its_certificate_names_is_told(
         outcome = await sender.send(f"https://localhost:{port}/", "msg_1", BODY, [SECRET], Clock())
     assert outcome.arrived == arrives
     assert arrives or "certificate" in (outcome.error or "").lower()
+
+
+HANGING = """
+import asyncio, socket, sys, time
+from kserve.notices.sender import Sender
+from kserve.notices.store import now
+def hang(*args, **options):
+    print("asked", flush=True)
+    time.sleep(60)
+socket.getaddrinfo = hang
+async def main():
+    async with Sender(private=True) as sender:
+        task = asyncio.create_task(sender.send("http://partner.example/", "msg_1", "{}", [sys.argv[1]], now))
+        await asyncio.sleep(0.2)
+        task.cancel()
+asyncio.run(main())
+"""
+
+
+def test_a_look_up_that_hangs_keeps_no_process_from_ending() -> None:
+    process = python(HANGING, SECRET)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("asked\n", "", 0)
