@@ -21,7 +21,7 @@ from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.durable import release, replace_file, storage
 from kserve.snapshots.log import Entry, author
-from kserve.snapshots.signing import Order, Signer, decode_order, encode_order, sign_order
+from kserve.snapshots.signing import Order, Signer, admit, decode_order, encode_order, sign_order
 
 Act = Literal["announce", "rollback"]
 
@@ -289,7 +289,7 @@ class Orders:
             state, versions, live = self.state(), self.catalog.versions(), self.catalog.live()
             published = [version.name for version in versions if version.state != "candidate"]
             pinned = state.pin.version if state.pin is not None else None
-            kept = {live, pinned, self.catalog.staged(), *state.good[-2:], *served, *published[:keep]}
+            kept = {live, state.current, pinned, self.catalog.staged(), *state.good[-2:], *served, *published[:keep]}
             scored_at = max((version.scored_at for version in versions if version.name == live), default=None)
             waiting = {
                 v.name for v in versions if v.state == "candidate" and (not scored_at or v.scored_at > scored_at)
@@ -332,24 +332,25 @@ class Orders:
 
     def _signed(self, act: Act, version: str, previous: str | None, signer: Signer) -> bytes:
         """A signed order; with an announcement also the return ticket: the rollback for a sentinel without a key."""
-        order = Order(act, version, previous, self._next_number(), datetime.now(UTC))
+        last = self._last_order()
+        number = max(time.time_ns() // 1000, 0 if last is None else last.number + 2)  # the clock may go back
+        order = Order(act, version, previous, number, datetime.now(UTC))
+        try:
+            admit(order, version, last)
+        except SnapshotError as error:
+            raise Held(f"readers would not obey: {error}") from None
         good = [name for name in self.state().good if name != version]
         if act == "announce" and good:
             back = Order("rollback", good[-1], version, order.number + 1, order.at)
             replace_file(self._return, encode_order(sign_order(back, signer)) + b"\n")
         return encode_order(sign_order(order, signer))
 
-    def _next_number(self) -> int:
-        """Microseconds since 1970, and always above the last order's: the clock may go back."""
-        return max(time.time_ns() // 1000, self._last_number() + 2)
-
-    def _last_number(self) -> int:
-        """Of the order in force; 0 when there is none."""
+    def _last_order(self) -> Order | None:
+        """That in force; None too when it cannot be read."""
         try:
-            last = self.catalog.order()
+            return self.catalog.order()
         except SnapshotError:
-            last = None
-        return 0 if last is None else last.number
+            return None
 
     def _ticket(self, version: str, previous: str | None) -> bytes:
         """The order that was signed in advance for just this rollback; empty when there is none to be obeyed."""
@@ -358,8 +359,9 @@ class Orders:
         except FileNotFoundError:
             return b""
         order = decode_order(line, self._return)
-        fits = (order.version, order.previous) == (version, previous) and order.number > self._last_number()
-        return line if fits else b""
+        last = self._last_order()
+        obeyed = last is None or order.number > last.number
+        return line if obeyed and (order.version, order.previous) == (version, previous) else b""
 
 
 def _refuse_quarantined(state: State, version: str, digest: str | None = None) -> None:

@@ -288,6 +288,30 @@ def test_an_old_return_ticket_is_not_used(data, tmp_path):
     assert orders_of(data).catalog.announced() == b
 
 
+def test_an_order_that_readers_would_not_obey_is_not_given(data, tmp_path):
+    """Who starts while it is in force would serve nothing."""
+    a, b, _, _ = names(data)
+    signing.create(tmp_path / "key")
+    orders = orders_of(data, signing_key=tmp_path / "key")
+    announce(orders, b)
+    with pytest.raises(Held, match="only a rollback may go back"):
+        announce(orders, a)
+    assert (orders.catalog.announced(), orders.state().current) == (b, b)
+    assert orders.rollback(a, why="back") == a
+
+
+def test_prune_keeps_the_version_in_force_when_current_is_damaged(built, tmp_path):
+    for day in range(4):
+        Catalog(tmp_path).place(build(tmp_path, day).version)
+    orders, (a, b, c, d) = orders_of(tmp_path), names(tmp_path)
+    for version in (b, c):
+        announce(orders, version)
+    announce(orders, a, good=False)
+    (tmp_path / "CURRENT").write_bytes(b"damaged")
+    assert orders.prune(1)[0] == []
+    assert names(tmp_path) == [a, b, c, d]
+
+
 def test_acts_of_many_at_once_are_one_after_the_other(data):
     a, b, c, d = names(data)
     orders = orders_of(data)
