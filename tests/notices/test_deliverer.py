@@ -87,6 +87,7 @@ def test_an_incident_by_hand_is_sent_too(settings: Settings, now: Store, partner
     assert sent == {"incident.opened", "incident.resolved"}
 
 
+@pytest.mark.heavy
 def test_a_failed_attempt_is_made_again_with_the_same_id_and_body(
     settings: Settings, now: Store, partner: Partners, monkeypatch: pytest.MonkeyPatch
 ) -> None:

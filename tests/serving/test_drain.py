@@ -80,6 +80,7 @@ def wait_until_refused(server: Process) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain(published: Path, number: int) -> None:
     body = b'{"ids":["42"]}'
@@ -107,6 +108,7 @@ def test_drain(published: Path, number: int) -> None:
         assert [line["event"] for line in server.log()] == ["draining", "stopped"]
 
 
+@pytest.mark.heavy
 def test_drain_answers_everything_that_was_pipelined(published: Path) -> None:
     with process(published, drain_timeout=8) as server:
         wire = server.connect()
@@ -133,6 +135,7 @@ def ask_until_told_to_stop(wire: Wire, answered: list[int]) -> None:
         connection = answer.headers.get("connection", "")
 
 
+@pytest.mark.heavy
 def test_drain_under_load_loses_no_request(published: Path) -> None:
     with process(published, drain_timeout=8) as server, ThreadPoolExecutor(8) as pool:
         answered: list[int] = []
@@ -146,6 +149,7 @@ def test_drain_under_load_loses_no_request(published: Path) -> None:
         assert server.popen.wait(10) == 0
 
 
+@pytest.mark.heavy
 def test_drain_ends_in_time(published: Path) -> None:
     with process(published, drain_timeout=1, body_timeout=60) as server:
         wire = server.connect()
@@ -171,6 +175,7 @@ def test_second_signal_ends_at_once(published: Path) -> None:
         assert time.monotonic() - start < 1
 
 
+@pytest.mark.heavy
 def test_logs_hold_no_ids_and_no_scores(published: Path) -> None:
     with process(published) as server:
         wire = server.connect()

@@ -356,6 +356,7 @@ def test_slow_but_whole_headers_are_answered(fresh: Server) -> None:
             assert wire.answer().status == 200
 
 
+@pytest.mark.heavy
 def test_idle_connection_is_kept_then_closed(fresh: Server) -> None:
     with fresh.connect() as wire:
         wire.get("/v3/scores/42")
@@ -378,6 +379,7 @@ def test_body_in_pieces_does_not_start_the_header_clock(fresh: Server) -> None:
         assert wire.answer().status == 200
 
 
+@pytest.mark.heavy
 def test_a_client_that_does_not_read_is_cut(published: Path) -> None:
     with contextlib.closing(Server(published, send_timeout=0.5)) as server, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

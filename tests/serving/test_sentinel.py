@@ -291,6 +291,7 @@ def any_id(turn: int) -> int:
     return turn * 7919 % PROFILES
 
 
+@pytest.mark.heavy
 def test_a_bad_version_under_load_is_taken_back_once_by_one(data: Path) -> None:
     good = announced(data)
     bad = placed(data, ruined, 1)
@@ -316,6 +317,7 @@ def test_a_bad_version_under_load_is_taken_back_once_by_one(data: Path) -> None:
     assert load.told[-1][1] == good
 
 
+@pytest.mark.heavy
 def test_a_good_version_is_judged_good(data: Path) -> None:
     better = placed(data, lambda i: fine(i) + 0.25, 1)
     with servers(data, 2, watch__seconds="1") as found, Load(found, any_id):

@@ -69,6 +69,7 @@ def reader(data: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.heavy
 def test_all_stage_then_all_switch(data: Path, reader: subprocess.Popen[str]) -> None:
     catalog = Catalog(data)
     before = catalog.announced()
@@ -90,6 +91,7 @@ def test_all_stage_then_all_switch(data: Path, reader: subprocess.Popen[str]) ->
     assert {(told, score) for _, told, score in load.told} == {(before, 10.0), (version, 11.0)}
 
 
+@pytest.mark.heavy
 def test_what_is_not_staged_any_more_is_let_go_of(data: Path) -> None:
     catalog = Catalog(data)
     first, second = placed(data, 1), placed(data, 2)
@@ -104,6 +106,7 @@ def test_what_is_not_staged_any_more_is_let_go_of(data: Path) -> None:
         until(lambda: seats(data)[0].staged is None and not maps(server.pid, second))
 
 
+@pytest.mark.heavy
 def test_the_version_before_is_at_hand_while_the_new_one_is_watched(data: Path) -> None:
     before = Catalog(data).announced() or ""
     version = placed(data, 1)
@@ -193,12 +196,14 @@ def test_an_old_order_is_refused_even_after_a_restart(tmp_path: Path) -> None:
         kserve.open(data, settings=trusting)
 
 
+@pytest.mark.heavy
 def test_readyz_without_a_roster(data: Path) -> None:
     with servers(data, 1) as (server,):
         (data / "ROSTER").unlink()
         assert server.get("/readyz")["processes"] == []
 
 
+@pytest.mark.heavy
 def test_metrics_say_which_process_serves_what(data: Path) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 

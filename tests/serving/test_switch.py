@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from serving.support import CROWD, DAY, FIRST_DAY, Server, Wire, publish, request, rows, scores, serving
 
 BATCH = '{"ids":[' + ",".join(f'"{i}"' for i in CROWD) + "]}"
@@ -53,6 +54,7 @@ def wait_for(server: Server, version: str) -> float:
     raise AssertionError(f"{version} was never served")
 
 
+@pytest.mark.heavy
 def test_switch_under_load(tmp_path: Path) -> None:
     data = tmp_path / "data"
     held = {publish(data, rows(0.0), FIRST_DAY): scores(rows(0.0))}
