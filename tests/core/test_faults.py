@@ -30,7 +30,10 @@ ALL = os.environ.get("FAULTS") == "all"
 NIGHTS = 3 if ALL else 2
 """The input that met the fault is published again; and the next one too, if there is time."""
 
-ATTEMPTS = 5
+ATTEMPTS = 20
+
+REPEATABLE = {"OPENBLAS_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0"}
+"""No threads of BLAS, and a fresh stack for every thread: whether one is mapped must not hang on when another ends."""
 
 HOWS = [*INJECTIONS, *CUT]
 USUAL = ["killed", "EIO once", "EIO for ever", *CUT]
@@ -95,15 +98,15 @@ class Publishers:
             self._idle.put(process)
 
     def _start(self, root: Path, shim: Path) -> subprocess.Popen[str]:
-        preload = " ".join(filter(None, [str(shim), os.environ.get("LD_PRELOAD")]))
         command = [sys.executable, str(HERE / "publisher.py"), str(root), str(shim)]
+        preload = " ".join(filter(None, [str(shim), os.environ.get("LD_PRELOAD")]))
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"LD_PRELOAD": preload, "OPENBLAS_NUM_THREADS": "1"},  # its threads only get in the way
+            env=os.environ | REPEATABLE | {"LD_PRELOAD": preload},
         )
 
     def run(self, fault: Fault) -> Ending:
