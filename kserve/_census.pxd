@@ -9,6 +9,8 @@ cdef enum:
     CHUNK_SLOTS = 64 * LINE_SLOTS
     POINTS = 101
     N_NETWORKS = 4
+    N_MEASURES = 3
+    VALUES = 1 << 16
 
 cdef struct Head:
     uint64_t sum                # of the scores of a group, in hundredths
@@ -31,6 +33,9 @@ cdef struct Chunk:              # profiles of one snapshot, and what the steps n
     uint32_t locations[CHUNK_SLOTS]
     uint8_t topics[CHUNK_SLOTS]         # how many
     uint8_t networks[CHUNK_SLOTS]       # bit by network
+    uint64_t least_topics[CHUNK_SLOTS]  # of the hashes of the topics' names
+    uint64_t most_topics[CHUNK_SLOTS]
+    uint32_t identities[CHUNK_SLOTS][N_NETWORKS]    # hashes of what is known by
 
 cdef struct Tally:              # of one snapshot
     const View *view
@@ -39,6 +44,7 @@ cdef struct Tally:              # of one snapshot
     uint32_t *scores            # by the score as it is kept, any uint16
     uint64_t *nulls             # by the place in COLUMNS
     uint32_t *details           # by the fields that are present
+    uint32_t *measures          # VALUES for each of MEASURES: profiles by the low 16 bits
     Groups regions
     Groups topics
     Groups networks
@@ -48,7 +54,7 @@ cdef struct Tally:              # of one snapshot
 cdef class Census:
     cdef Tally tally
     cdef readonly Snapshot snapshot
-    cdef readonly object scores, nulls, details, regions, topics, networks, lanes
+    cdef readonly object scores, nulls, details, measures, regions, topics, networks, lanes
 
 
 cdef int refuse(Snapshot snapshot, int fault) except -1

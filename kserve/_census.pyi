@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kserve._core import Snapshot
 
-__all__ = ["COLUMNS", "HEAD", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
+__all__ = ["COLUMNS", "HEAD", "MEASURES", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
 
 _Groups: TypeAlias = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.void]]
 # Of n groups: uint16[n, 101] profiles by whole points of the score (0: without a score), to which uint32[n, 101] adds
@@ -19,6 +19,8 @@ _Groups: TypeAlias = tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.N
 
 COLUMNS: tuple[str, ...]
 """By the place in ``Census.nulls``."""
+MEASURES: tuple[str, ...]
+"""By the place in ``Census.measures``."""
 HEAD: np.dtype[np.void]
 """Of a group: ``sum`` of the scores in hundredths, ``hash`` of its name (both uint64)."""
 RANGE_SLOTS: int
@@ -44,6 +46,9 @@ class Census:
     def details(self) -> npt.NDArray[np.uint32]:
         """uint32[1024]: profiles by the fields of their detail record, a bit for each."""
     @property
+    def measures(self) -> npt.NDArray[np.uint32]:
+        """uint32[3, 65536]: by the place in MEASURES, profiles by the low 16 bits of the value."""
+    @property
     def regions(self) -> _Groups:
         """By location number; 0 is unknown."""
     @property
@@ -54,7 +59,7 @@ class Census:
         """In the order of ``records.NETWORKS``."""
     @property
     def lanes(self) -> npt.NDArray[np.uint64]:
-        """uint64[2]: two sums of hashes of (id, score, location path, topics with scores)."""
+        """uint64[2]: two sums of hashes of (id, score, location path, topics with scores, identities)."""
     def count(self, first_block: int, last_block: int) -> None:
         """Count the profiles of these blocks. Raises SnapshotError when the file is damaged."""
 

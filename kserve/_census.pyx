@@ -7,14 +7,14 @@ turn. Counts by group are 32 bits wide, and no range of slots is longer than 2^3
 import numpy as np
 import xxhash
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from kserve._core cimport Snapshot
-from kserve._view cimport View, prefetch, prefetch_write, topic_range
+from kserve._view cimport Detail, View, prefetch, prefetch_write, read_detail, topic_range
 from kserve.layout cimport *
 
-__all__ = ["COLUMNS", "HEAD", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
+__all__ = ["COLUMNS", "HEAD", "MEASURES", "RANGE_SLOTS", "Census", "add_rows", "describe", "first_slots", "roll_up"]
 
 cdef enum:
     DETAIL_MASKS = 1 << (INFLUENCEE_COUNT + 1)
@@ -55,6 +55,7 @@ cdef extern from *:
     uint64_t folded "kserve_folded"(uint64_t a, uint64_t b) noexcept nogil
 
 COLUMNS = ("day_change", "week_change", "month_change", "topics", "network_score", "amplification", "true_reach")
+MEASURES = ("network_score", "amplification", "true_reach")
 HEAD = np.dtype({"names": ["sum", "hash"], "formats": ["u8", "u8"], "itemsize": sizeof(Head)})
 RANGE_SLOTS = 1 << 31
 
@@ -96,6 +97,7 @@ cdef class Census:
         self.scores = np.zeros(1 << 16, dtype=np.uint32)
         self.nulls = np.zeros(len(COLUMNS), dtype=np.uint64)
         self.details = np.zeros(DETAIL_MASKS, dtype=np.uint32)
+        self.measures = np.zeros((N_MEASURES, VALUES), dtype=np.uint32)
         self.regions = groups(len(words.locations) + 1, words.locations) if like is None else groups_like(like.regions)
         self.topics = groups(len(words.slugs) + 1, words.slugs) if like is None else groups_like(like.topics)
         self.networks = groups(N_NETWORKS)
@@ -109,6 +111,7 @@ cdef class Census:
         tally.scores = <uint32_t *>address(self.scores)
         tally.nulls = <uint64_t *>address(self.nulls)
         tally.details = <uint32_t *>address(self.details)
+        tally.measures = <uint32_t *>address(self.measures)
         point(&tally.regions, self.regions)
         point(&tally.topics, self.topics)
         point(&tally.networks, self.networks)
@@ -226,11 +229,14 @@ cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
     for i in range(chunk.n):
         if topic_range(view, chunk.slots[i], &start, &stop) != 0:
             return BAD_TOPIC_RANGE
+        chunk.least_topics[i], chunk.most_topics[i] = UINT64_MAX, 0
         for entry in range(start, stop):
             topic = view.topic_ids[entry]
             if not 1 <= topic < tally.n_topics:
                 return BAD_TOPIC
             count_in(&topics, topic, chunk, i)
+            chunk.least_topics[i] = min(chunk.least_topics[i], topics.heads[topic].hash)
+            chunk.most_topics[i] = max(chunk.most_topics[i], topics.heads[topic].hash)
             score = UNSCORED if view.topic_scores == NULL else view.topic_scores[entry]
             chunk.sums[i] += mix(topics.heads[topic].hash ^ score)
     return 0
@@ -238,7 +244,7 @@ cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
 
 cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
     cdef const View *view = tally.view
-    cdef uint32_t present
+    cdef Detail detail
     cdef int i, network
     if view.detail_starts == NULL:
         memset(chunk.networks, 0, chunk.n)
@@ -248,13 +254,28 @@ cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
             return BAD_DETAIL
         prefetch(view.details + view.detail_starts[chunk.slots[i]])
     for i in range(chunk.n):
-        present = present_fields(view, chunk.slots[i])
-        tally.details[present] += 1
-        chunk.networks[i] = networks_of(present)
+        if read_detail(view, chunk.slots[i], &detail) != 0:
+            return BAD_DETAIL
+        tally.details[detail.present & (DETAIL_MASKS - 1)] += 1
+        chunk.networks[i] = networks_of(detail.present)
+        chunk.sums[i] += note_identities(&detail, chunk.identities[i])
         for network in range(N_NETWORKS):
             if chunk.networks[i] >> network & 1:
                 count_in(&tally.networks, network, chunk, i)
     return 0
+
+
+cdef inline uint64_t note_identities(const Detail *detail, uint32_t *hashes) noexcept nogil:
+    """One hash for each network, and one of all together."""
+    cdef uint64_t hashed, together = 0
+    cdef int field
+    hashes[0] = hashes[1] = hashes[2] = hashes[3] = 0
+    for field in range(TW_ID, IG_ID + 1):
+        if detail.present >> field & 1:
+            hashed = identity_hash(field, detail.texts[field], detail.text_lengths[field], field == TW_NAME)
+            hashes[0 if field <= TW_NAME else field - TW_NAME] ^= <uint32_t>hashed
+            together += hashed
+    return together
 
 
 cdef inline bint has_record(const View *view, uint64_t slot) noexcept nogil:
@@ -291,12 +312,15 @@ cdef void count_nulls(Tally *tally, const Chunk *chunk) noexcept nogil:
     if view.network_scores != NULL:
         for i in range(chunk.n):
             tally.nulls[NULL_NETWORK_SCORE] += view.network_scores[chunk.slots[i]] == UNSCORED
+            tally.measures[view.network_scores[chunk.slots[i]]] += 1
     if view.amplifications != NULL:
         for i in range(chunk.n):
             tally.nulls[NULL_AMPLIFICATION] += view.amplifications[chunk.slots[i]] == UNSCORED
+            tally.measures[VALUES + view.amplifications[chunk.slots[i]]] += 1
     if view.true_reaches != NULL:
         for i in range(chunk.n):
             tally.nulls[NULL_TRUE_REACH] += view.true_reaches[chunk.slots[i]] == UNKNOWN_COUNT
+            tally.measures[2 * VALUES + view.true_reaches[chunk.slots[i]] % VALUES] += 1
 
 
 cdef void add_to_digest(Tally *tally, const Chunk *chunk) noexcept nogil:

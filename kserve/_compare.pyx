@@ -39,7 +39,11 @@ cdef enum:                     # by the place in EVENTS
     LOST_SCORE = 2
     LOST_TOPICS = 3
     LOST_LOCATION = 4
-    N_EVENTS = 5
+    FLOORED = 5
+    RELOCATED = 6
+    RETOPICKED = 7
+    RENAMED = 8
+    N_EVENTS = 9
 
 cdef extern from *:
     """
@@ -77,7 +81,7 @@ cdef struct Join:               # of two snapshots
     int n_movers
     int least_move              # that is still among the movers
 
-EVENTS = ("moved", "removed", "unscored", "topics", "location")
+EVENTS = ("moved", "removed", "unscored", "topics", "location", "floored", "relocated", "retopicked", "renamed")
 SHIFT = np.dtype({"names": ["sum", "both", "over5"], "formats": ["i8", "u4", "u4"], "itemsize": sizeof(Shift)})
 MOVER = np.dtype({"names": ["id", "old", "new"], "formats": ["u8", "u2", "u2"], "itemsize": sizeof(MoverRow)})
 
@@ -163,7 +167,7 @@ cdef class Pairs:
                 new_fault = observe(&self.new.tally, &here)
                 old_fault = observe(&self.old.tally, &there)
                 if not (old_fault or new_fault):
-                    pair_up(&self.join, &self.old.tally, &there, &here, partners)
+                    pair_up(&self.join, &self.old.tally, &there, &self.new.tally, &here, partners)
                 line += CHUNK_LINES
         refuse(self.new.snapshot, new_fault)
         refuse(self.old.snapshot, old_fault)
@@ -220,7 +224,7 @@ cdef void find_partners(const View *old, const Chunk *here, Chunk *there, uint16
 
 
 cdef void pair_up(
-    Join *join, const Tally *old, const Chunk *there, const Chunk *here, const uint16_t *partners
+    Join *join, const Tally *old, const Chunk *there, const Tally *new, const Chunk *here, const uint16_t *partners
 ) noexcept nogil:
     """What became of the profiles `there`."""
     cdef int moves[CHUNK_SLOTS]
@@ -246,6 +250,7 @@ cdef void pair_up(
         if abs(moves[i]) > join.least_move:
             add_mover(join, there.ids[i], there.counted[i], here.counted[partners[i]])
         note_events(join, there, i, here, partners[i], moves[i])
+        note_changes(join, old, there, i, new, here, partners[i])
 
 
 cdef inline void shift(Shifts *of, uint64_t group, int move, uint8_t counts) noexcept nogil:
@@ -281,6 +286,26 @@ cdef inline void note_events(
         note(join, LOST_TOPICS, there.slots[i])
     if there.locations[i] != UNKNOWN_LOCATION and here.locations[k] == UNKNOWN_LOCATION:
         note(join, LOST_LOCATION, there.slots[i])
+
+
+cdef inline void note_changes(
+    Join *join, const Tally *old, const Chunk *there, int i, const Tally *new, const Chunk *here, int k
+) noexcept nogil:
+    """Another place, wholly other topics, another name on the same network: of one profile, or of somebody else."""
+    cdef int network
+    if here.counted[k] == LOWEST_SCORE and there.counted[i] > LOWEST_SCORE:
+        note(join, FLOORED, there.slots[i])
+    if there.locations[i] != UNKNOWN_LOCATION and here.locations[k] != UNKNOWN_LOCATION:
+        if old.regions.heads[there.locations[i]].hash != new.regions.heads[here.locations[k]].hash:
+            note(join, RELOCATED, there.slots[i])
+    if there.topics[i] != 0 and here.topics[k] != 0:
+        if there.least_topics[i] != here.least_topics[k] and there.most_topics[i] != here.most_topics[k]:
+            note(join, RETOPICKED, there.slots[i])
+    for network in range(N_NETWORKS):
+        if there.networks[i] & here.networks[k] & (1 << network):
+            if there.identities[i][network] != here.identities[k][network]:
+                note(join, RENAMED, there.slots[i])
+                break
 
 
 cdef inline void note(Join *join, int event, uint64_t slot) noexcept nogil:

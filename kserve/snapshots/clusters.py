@@ -77,12 +77,14 @@ class People:
 
     def at_risk(self, event: str) -> Bools:
         """bool[n]: to whom the event could happen."""
-        if event in ("moved", "unscored"):
+        if event in ("moved", "unscored", "floored"):
             return np.asarray(self.scores != UNSCORED)
-        if event == "topics":
+        if event in ("topics", "retopicked"):
             return self.topic_counts > 0
-        if event == "location":
+        if event in ("location", "relocated"):
             return self.locations > 0
+        if event == "renamed":
+            return self.networks > 0
         return np.ones(len(self), bool)
 
 

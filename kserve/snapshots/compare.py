@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kserve import Snapshot
-from kserve._census import COLUMNS, RANGE_SLOTS, Census, add_rows, first_slots
+from kserve._census import COLUMNS, MEASURES, RANGE_SLOTS, Census, add_rows, first_slots
 from kserve._compare import EVENTS, Pairs
 from kserve._details import DETAIL_COLUMNS
 from kserve.records import NETWORKS
@@ -70,6 +70,7 @@ def compare(
     after = _portrait([part.new for part in parts], ready.new_regions)
     both = sum(part.both for part in parts)
     moves = _sum([part.moves for part in parts])
+    cases = _cases(parts)
     return Comparison(
         old=before,
         new=after,
@@ -79,12 +80,13 @@ def compare(
         became_unscored=sum(part.became_unscored for part in parts),
         became_scored=sum(part.became_scored for part in parts),
         changed=int(moves.sum() - moves[len(moves) // 2]),
+        events={event: total for event, (_, total) in cases.items()},
         moves=moves,
         regions=_moves(ready.old_regions.names, [part.regions for part in parts], ready.old_regions.totals),
         topics=_moves(old.vocabulary.slugs, [part.topics for part in parts], lambda values: values[1:]),
         networks=_moves(NETWORKS, [part.networks for part in parts], lambda values: values),
         id_ranges=ready.id_ranges,
-        clusters=ready.search.clusters(_cases(parts), least),
+        clusters=ready.search.clusters(cases, least),
         movers=_movers(parts),
     )
 
@@ -188,6 +190,7 @@ def _portrait(parts: Sequence[Census], regions: Regions) -> Portrait:
         profiles=int(scores.sum()),
         unscored=int(scores[UNSCORED]),
         histogram=scores[:10_001].copy(),
+        values=_values(parts),
         nulls=_nulls(parts, scores),
         regions=places,
         topics=_groups(slugs, [part.topics for part in parts], np.arange(-1, len(slugs))),
@@ -227,6 +230,11 @@ def _nulls(parts: Sequence[Census], scores: npt.NDArray[np.uint64]) -> dict[str,
     nulls |= dict(zip(COLUMNS, _sum([part.nulls for part in parts]).tolist(), strict=True))
     nulls |= dict(zip(DETAIL_COLUMNS, without, strict=True))
     return {column: nulls[column] for column in parts[0].snapshot.columns if column in nulls}
+
+
+def _values(parts: Sequence[Census]) -> dict[str, npt.NDArray[np.uint64]]:
+    columns, counts = parts[0].snapshot.columns, _sum([part.measures for part in parts])
+    return {column: counts[i] for i, column in enumerate(MEASURES) if column in columns}
 
 
 def _size(groups: tuple[Any, Any, Any], group: int) -> int:

@@ -6,7 +6,7 @@ Until `announce` the version in force stays; after it the new one is in force, w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -269,7 +269,8 @@ def checked(
     state: State,
 ) -> Report:
     """What the gates say of a version that was re-read. Changes nothing."""
-    against, against_manifest = (None, None) if live is None else _live(catalog, live, told)
+    known = dict.fromkeys(name for name in (live, *reversed(state.good)) if name and name != snapshot.version)
+    against, against_manifest = _compared_with(catalog, known, told)
     history = [_figures(catalog, name, told) for name in state.baseline[-settings.gates.drift_versions :]]
     given = [_acceptance(entry) for entry in state.accepted.get(snapshot.version, ())]
     return check(
@@ -294,13 +295,16 @@ def _acceptance(entry: Entry) -> Acceptance:
     return Acceptance(gate=entry.seen["gate"], reason=entry.why or "", by=entry.by, until=until)
 
 
-def _live(catalog: Catalog, live: str, told: Told) -> tuple[Snapshot, dict[str, Any]] | tuple[None, None]:
-    """The version in force; None when it cannot be read any more: that must not keep a good one out for ever."""
-    try:
-        return catalog.open(live), catalog.manifest(live)
-    except (SnapshotError, UnknownVersion) as error:
-        told.warn(f"the version in force cannot be compared with: {error}")
-        return None, None
+def _compared_with(
+    catalog: Catalog, versions: Iterable[str], told: Told
+) -> tuple[Snapshot, dict[str, Any]] | tuple[None, None]:
+    """The first version that can be read: that in force, else the last good one; None when there is none."""
+    for version in versions:
+        try:
+            return catalog.open(version), catalog.manifest(version)
+        except (SnapshotError, UnknownVersion) as error:
+            told.warn(f"{version} cannot be compared with: {error}")
+    return None, None
 
 
 def _figures(catalog: Catalog, version: str, told: Told) -> Figures | None:

@@ -151,7 +151,7 @@ def mass(case: Case, both: Comparison) -> Judgement:
         f"{words.percent(new[top])} of all profiles have the score {words.points(top / 100)}"
         f" (before: {words.percent(old[top])})",
     )
-    return judge(single, _lowest(both, limit))
+    return judge(single, _lowest(both, limit), *groups.commonest(case, both))
 
 
 def _lowest(both: Comparison, limit: float) -> Measure:
@@ -225,7 +225,16 @@ def movement(case: Case, both: Comparison) -> Judgement:
         share = case.share(limit)
         figure = f"{words.percent(moved / scored)} over {points} points"
         measures.append(Measure(moved / scored, share, figure, words.percent(share), reason))
-    return judge(*measures, *groups.means(case, both), *groups.clusters(case, both, "moved"))
+    return judge(*measures, *groups.means(case, both), *groups.clusters(case, both, "moved", "floored"))
+
+
+def identity(case: Case, both: Comparison) -> Judgement:
+    """Who is where, for what, and under which name: a mix-up changes no total."""
+    limits = {"relocated": case.limits.relocated, "retopicked": case.limits.retopicked, "renamed": case.limits.renamed}
+    return judge(
+        *(groups.changes(case, both, event, limit) for event, limit in limits.items()),
+        *groups.clusters(case, both, *limits),
+    )
 
 
 def coverage(case: Case, both: Comparison) -> Judgement:
@@ -327,6 +336,7 @@ GATES = (
     Gate("centre", against=centre),
     Gate("shape", against=shape),
     Gate("movement", against=movement),
+    Gate("identity", against=identity),
     Gate("coverage", against=coverage),
     Gate("golden", alone=golden),
     Gate("fresh", alone=fresh),

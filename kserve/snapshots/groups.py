@@ -34,6 +34,10 @@ EVENTS = {
     "unscored": "lost their score",
     "topics": "lost their topics",
     "location": "lost their location",
+    "floored": "fell to 1.00",
+    "relocated": "have another location",
+    "retopicked": "have wholly other topics",
+    "renamed": "have another identity on the same network",
 }
 
 
@@ -168,6 +172,27 @@ def table(case: Case, what: str, old: Collection[str], new: Collection[str]) -> 
     reason = f"{len(gone):,} of {len(old):,} {what} are gone"
     limit = max(case.limits.group_coverage, case.limits.few / max(len(old), 1))
     return Measure(share, limit, words.percent(-share), f"-{words.percent(limit)}", reason)
+
+
+def changes(case: Case, both: Comparison, event: str, limit: float) -> Measure:
+    """The share of the profiles in both to which something happened."""
+    share, allowed = both.events[event] / max(both.both, 1), case.share(limit)
+    reason = f"{words.percent(share)} of the profiles {EVENTS[event]} ({words.count(both.events[event])})"
+    return Measure(share, allowed, f"{words.percent(share)} {event}", words.percent(allowed), reason)
+
+
+def commonest(case: Case, both: Comparison) -> Iterator[Measure]:
+    """The growth of the share of any one value in columns of numbers: a default that was filled in."""
+    limit = case.share(case.limits.mass)
+    for column, new in both.new.values.items():
+        old = both.old.values.get(column)
+        if old is not None:
+            growth = new / max(both.new.profiles, 1) - old / max(both.old.profiles, 1)
+            value = int(np.argmax(growth[:-1]))  # the last are nulls
+            before, after = old[value] / max(both.old.profiles, 1), new[value] / max(both.new.profiles, 1)
+            reason = f"{words.percent(after)} of all profiles have the same {column} (before: {words.percent(before)})"
+            figure = words.more_percent(float(growth[value]))
+            yield Measure(float(growth[value]), limit, figure, words.more_percent(limit), reason)
 
 
 def clusters(case: Case, both: Comparison, *events: str) -> Iterator[Measure]:

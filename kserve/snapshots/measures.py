@@ -41,6 +41,8 @@ class Portrait:
     unscored: int
     histogram: Counts
     """uint64[10001]: scored profiles by hundredths of a point."""
+    values: dict[str, Counts]
+    """By column, of network_score, amplification and true_reach: uint64[65536], profiles by the low 16 bits."""
     nulls: dict[str, int]
     """By column that the snapshot has, named as in the input: profiles without a value in it."""
     regions: Groups
@@ -50,7 +52,7 @@ class Portrait:
     networks: Groups
     """By network (tw, gp, fb, ig): profiles with an identity there. Empty when the snapshot has no details."""
     digest: str
-    """Hexadecimal digest of ids, scores, locations and topics: the same for any order of rows, and on any day."""
+    """Hexadecimal digest of ids, scores, locations, topics and identities: the same for any order, and on any day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Cluster:
     """A part of the profiles where something happened far more often than elsewhere."""
 
     event: str
-    """``moved`` (more than 10 points), ``removed``, ``unscored`` (had a score), ``topics`` or ``location`` (lost)."""
+    """What happened: a key of ``Comparison.events``."""
     dimension: str
     """``region``, ``topic``, ``network``, ``id range``, ``id shard``."""
     where: str
@@ -108,6 +110,9 @@ class Comparison:
     became_scored: int
     changed: int
     """Scored in both, with another score."""
+    events: dict[str, int]
+    """By event: ``moved`` (more than 10 points), ``removed``, ``unscored`` (had a score), ``topics`` or ``location``
+    (lost), ``floored`` (to 1.00), ``relocated``, ``retopicked`` (about none in common), ``renamed`` (on a network)."""
     moves: Counts
     """uint64[19801]: profiles scored in both, by new - old + 9900 hundredths."""
     regions: Moves

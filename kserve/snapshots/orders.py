@@ -226,10 +226,13 @@ class Orders:
         return state.current
 
     def judge_good(self, version: str, seen: dict[str, Any] | None = None, by: str | None = None) -> None:
-        """Note that a version was watched without a breach; unless it is not in force any more, or judged already."""
+        """Note that a version was watched without a breach: the one in force, and if nobody has judged it yet."""
         with self._act():
             unjudged = self.state().unjudged
-            if unjudged is not None and unjudged.version == version == self.catalog.live():
+            if unjudged is None or not unjudged.version == version == self.catalog.live():
+                return
+            since = (entry for entry in self.catalog.log.entries() if entry.at >= unjudged.at)
+            if not any(entry.act == "breach" and entry.version == version for entry in since):
                 self._append("good", by, version, None, seen)
 
     def breach(self, version: str, figures: dict[str, Any], by: str | None = None) -> None:
@@ -419,7 +422,8 @@ def _judged(state: State, entry: Entry) -> State:
 
 
 def _frozen(state: State, entry: Entry) -> State:
-    return replace(state, frozen=True, frozen_why=entry.why or "", unjudged=None)
+    good = tuple(name for name in state.good if name != entry.version)
+    return replace(state, good=good, frozen=True, frozen_why=entry.why or "", unjudged=None)
 
 
 def _pinned(state: State, entry: Entry) -> State:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import resealing
 import snapshots
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +100,10 @@ def check_portrait(figures, snapshot, table):
     }
     for kind in ("regions", "topics", "networks"):
         check_groups(getattr(figures, kind), kind, rows)
+    for column, kept in (("network_score", 100), ("amplification", 100), ("true_reach", 1)):
+        values = [None if row.get(column) is None else round(row[column] * kept) for row in rows]
+        found = {} if column not in rows[0] else Counter(65535 if value is None else value for value in values)
+        assert {i: n for i, n in enumerate(figures.values.get(column, np.empty(0)).tolist()) if n} == found
 
 
 def check_groups(groups, kind, rows):
@@ -136,6 +141,36 @@ def check_comparison(figures, old, new):
     assert all((old[m.profile_id]["score"], new[m.profile_id]["score"]) == (m.old, m.new) for m in figures.movers)
 
 
+def check_events(figures, old, new):
+    pairs = [(old[i], new[i]) for i in old.keys() & new.keys()]
+    assert figures.events["floored"] == sum(
+        now["score"] == 1.0 and was["score"] is not None and was["score"] > 1.0 for was, now in pairs
+    )
+    assert figures.events["relocated"] == sum(
+        len({was.get("location"), now.get("location")} - {None, ""}) == 2 for was, now in pairs
+    )
+    assert figures.events["retopicked"] == sum(
+        all(a != b for a, b in zip(was, now, strict=True))
+        for was, now in ((ends(was), ends(now)) for was, now in pairs)
+        if was and now
+    )
+    assert figures.events["renamed"] == sum(
+        any(
+            any(was.get(name) for name in names)
+            and any(now.get(name) for name in names)
+            and [was.get(name) for name in names] != [now.get(name) for name in names]
+            for names in NETWORKS.values()
+        )
+        for was, now in pairs
+    )
+
+
+def ends(row):
+    """The least and the greatest hash of the topics."""
+    hashes = [xxhash.xxh3_64_intdigest(topic["topic"].encode()) for topic in row.get("topics") or ()]
+    return (min(hashes), max(hashes)) if hashes else ()
+
+
 def check_moves(found, kind, old, moves):
     members = defaultdict(list)
     for profile_id, move in moves.items():
@@ -156,6 +191,7 @@ def test_figures_are_those_of_the_rows(tmp_path, before, after):
     check_portrait(figures.old, old, before)
     check_portrait(figures.new, new, after)
     check_comparison(figures, before, after)
+    check_events(figures, before, after)
     check_portrait(portrait(old), old, before)
     assert figures.old.digest == portrait(old).digest
     assert (figures.old.digest == figures.new.digest) == (essence(before) == essence(after))
@@ -164,7 +200,12 @@ def test_figures_are_those_of_the_rows(tmp_path, before, after):
 def essence(table):
     """What the digest says is the same."""
     return {
-        i: (row["score"], row.get("location"), {(t["topic"], t["score"]) for t in row.get("topics") or ()})
+        i: (
+            row["score"],
+            row.get("location"),
+            {(t["topic"], t["score"]) for t in row.get("topics") or ()},
+            [row.get(column) for column in IDENTITIES],
+        )
         for i, row in table.items()
     }
 

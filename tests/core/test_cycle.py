@@ -331,7 +331,7 @@ def test_a_lost_manifest_of_the_version_in_force_does_not_keep_good_ones_out(tmp
     path = source(tmp_path, "second", 0.1)
     with pytest.raises(Held, match="no live version to compare with"):
         run(data, path, 5, told)
-    assert "the version in force cannot be compared with" in told.warnings[0]
+    assert f"{first.version} cannot be compared with" in told.warnings[0]
     assert run(data, path, 5, first=True).announced
 
 
@@ -373,3 +373,12 @@ def test_a_damaged_version_in_force_is_repaired_by_the_same_input(tmp_path):
     Catalog(data).open().verify()
     assert "was damaged, and is repaired" in told.warnings[0]
     assert os.listdir(data / "candidates") == []
+
+
+def test_without_the_version_in_force_the_last_good_one_is_the_measure(tmp_path, data, first):
+    second = run(data, source(tmp_path, "second", 0.1), 5)
+    (data / "snapshots" / second.version / "manifest.json").unlink()
+    told = Told()
+    outcome = run(data, source(tmp_path, "third", 0.2), 4, told, first=True)
+    assert outcome.report.against == first.version
+    assert f"{second.version} cannot be compared with" in told.warnings[-1]

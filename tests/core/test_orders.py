@@ -418,3 +418,23 @@ def test_random_acts(data):
     case = Model.TestCase("runTest")
     case.settings = profile(max_examples=25, stateful_step_count=20, deadline=None)
     case.runTest()
+
+
+def test_what_has_breached_is_not_judged_good(data):
+    a, b, _, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, b, good=False)
+    orders.breach(b, {})
+    orders.judge_good(b)
+    assert orders.state().good == (a,)
+
+
+def test_a_good_version_that_answers_badly_is_good_no_more(data):
+    a, b, _, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, b)
+    assert orders.rollback(why="bad") == a
+    orders.freeze("it answers badly too")
+    assert orders.state().good == ()

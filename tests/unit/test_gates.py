@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from snapshots import publish
 
 from kserve import SettingError, Snapshot
+from kserve._compare import EVENTS
 from kserve.settings import Gates, Settings
 from kserve.snapshots import gates, shapes, words
 from kserve.snapshots import groups as groups_module
@@ -66,6 +67,7 @@ def portrait(version: str, scored_at: datetime) -> Portrait:
         regions=groups(REGIONS),
         topics=groups(TOPICS),
         networks=groups(NETWORKS),
+        values={"network_score": groups(NETWORKS).histogram[0]},
         digest=f"digest of {version}",
     )
 
@@ -87,6 +89,7 @@ def comparison(**changes: Any) -> Comparison:
         became_unscored=0,
         became_scored=0,
         changed=0,
+        events=dict.fromkeys(EVENTS, 0),
         moves=still,
         regions=moves(REGIONS),
         topics=moves(TOPICS),
@@ -304,6 +307,23 @@ def region_waving(make, profiles):
     return make(replace(given, old=old, new=new))
 
 
+def happened(event: str) -> Callable[[float], Comparison]:
+    return lambda x: comparison(events=dict.fromkeys(EVENTS, 0) | {event: round(N * x)})
+
+
+def filled_in(x: float) -> Comparison:
+    """The same network score for some more of all profiles."""
+    values = comparison().old.values["network_score"].copy()
+    values[50] += np.uint64(round(N * x))
+    return with_new(values={"network_score": values})
+
+
+def test_a_number_that_was_filled_in_is_seen(make):
+    assert judged("mass", make(filled_in(0.0099))).verdict == "pass"
+    held = judged("mass", make(filled_in(0.0101)))
+    assert (held.verdict, "have the same network_score" in held.reason) == ("hold", True)
+
+
 TENTHS = {"drift_mass": 1.0, "drift_mean": 1.0}
 FIELDS: dict[str, tuple[str, Scenario, tuple[float, float], Any]] = {
     # field: gate, scenario, the figure just within and just beyond the default limit, a looser limit
@@ -331,6 +351,9 @@ FIELDS: dict[str, tuple[str, Scenario, tuple[float, float], Any]] = {
     "moved_far": ("movement", of(lambda x: with_moves(x, 10.01)), (0.00099, 0.00101), 0.002),
     "group_mean": ("movement", of(group_moved), (1.99, 2.01), 3.0),
     "cluster": ("movement", of(lambda x: clustered(cases=x)), (7, 8), 9),
+    "relocated": ("identity", of(happened("relocated")), (0.0099, 0.0101), 0.02),
+    "retopicked": ("identity", of(happened("retopicked")), (0.0499, 0.0501), 0.1),
+    "renamed": ("identity", of(happened("renamed")), (0.0099, 0.0101), 0.02),
     "coverage": ("coverage", of(nulls_grown), (0.0049, 0.0051), 0.01),
     "group_coverage": ("coverage", of(region_fewer), (0.0499, 0.0501), 0.1),
     "drift_mean": (
@@ -479,6 +502,10 @@ def test_missing_scores_that_are_suddenly_there_warn(make):
         ("unscored", "unscored"),
         ("topics", "coverage"),
         ("location", "coverage"),
+        ("floored", "movement"),
+        ("relocated", "identity"),
+        ("retopicked", "identity"),
+        ("renamed", "identity"),
     ],
 )
 def test_each_cluster_is_told_by_one_gate(make, event, gate):
