@@ -153,12 +153,12 @@ def save(data: str | os.PathLike[str], report: Report) -> None:
 
 
 def load(data: str | os.PathLike[str], version: str) -> Report | None:
-    """The last report on a version; None when there is none that can be read."""
+    """The last report on a version; None when there is none, or it is damaged. Raises OSError when it is not read."""
     file = Path(data) / CHECKS / f"{Path(version).name}.json"
     try:
         return Report.from_json(file.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except msgspec.DecodeError as error:
         log.error("%s is no report that can be read: %s", file, error)
         return None
