@@ -15,6 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,7 @@ BROKEN = 99
 
 SECONDS = 30
 SAID_BYTES = 1 << 18
+STACKS = 8
 SPINNING_SECONDS = 0.5
 """After which a publisher whose calls are all interrupted is stopped: it rightly tries for ever."""
 
@@ -77,6 +80,7 @@ class Ending(msgspec.Struct, frozen=True):
     struck: str
     """The first call that failed, as strace writes it."""
     wrong: str
+    pid: int
     trace: str
 
 
@@ -234,7 +238,7 @@ def run(root: Path, shim: ctypes.CDLL, number: int, fault: Fault) -> Ending:
     checker = Forked(lambda: check(root, data, code, fault.nights))
     wrong = f"{checker.said()}" if checker.wait(SECONDS) else ""
     struck = "" if fault.how in CUT else struck_call(folder / "trace", fault)
-    ending = Ending(code, publisher.said(), struck, wrong, str(folder / "trace"))
+    ending = Ending(code, publisher.said(), struck, wrong, publisher.pid, str(folder / "trace"))
     if fault.call and not wrong:
         shutil.rmtree(folder)
     return ending
@@ -244,9 +248,22 @@ def begin(shim: ctypes.CDLL, data: Path, fault: Fault) -> None:
     """In the publisher: wait for strace."""
     if fault.how in CUT:
         shim.cut(os.fsencode(data), fault.n, fault.how == CUT[1])
+    keep_stacks()
     os.kill(os.getpid(), signal.SIGSTOP)
     if fault.how == INTERRUPTED_FOR_EVER:
         signal.setitimer(signal.ITIMER_REAL, SPINNING_SECONDS)
+
+
+def keep_stacks() -> None:
+    """Leave the C library the stacks of ended threads, or whether a new thread maps one hangs on when others end."""
+    barrier = threading.Barrier(STACKS)
+    threads = [threading.Thread(target=barrier.wait) for _ in range(STACKS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while len(os.listdir("/proc/self/task")) > 1:
+        time.sleep(0.001)
 
 
 @contextlib.contextmanager

@@ -30,10 +30,10 @@ ALL = os.environ.get("FAULTS") == "all"
 NIGHTS = 3 if ALL else 2
 """The input that met the fault is published again; and the next one too, if there is time."""
 
-ATTEMPTS = 20
+ATTEMPTS = 5
 
-REPEATABLE = {"OPENBLAS_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0"}
-"""No threads of BLAS, and a fresh stack for every thread: whether one is mapped must not hang on when another ends."""
+REPEATABLE = {"OPENBLAS_NUM_THREADS": "1", "GLIBC_TUNABLES": f"glibc.pthread.stack_cache_size={1 << 30}"}
+"""No threads of BLAS, and stacks of ended threads are kept: the calls are to be the same in every publisher."""
 
 HOWS = [*INJECTIONS, *CUT]
 USUAL = ["killed", "EIO once", "EIO for ever", *CUT]
@@ -122,7 +122,7 @@ class Publishers:
         return ending
 
     def strike(self, fault: Fault) -> Ending:
-        """A publisher that has met this fault; how memory is mapped differs from run to run, so try again."""
+        """A publisher that has met this fault; tried again when the numbers have shifted, by what threads do."""
         for _ in range(ATTEMPTS):
             ending = self.run(fault)
             if fault.how in CUT or "/data" in ending.struck:
@@ -177,12 +177,11 @@ def calls(publishers):
         pytest.skip(f"strace may not trace here: {ending.said}")
     assert (ending.code, ending.wrong) == (0, ""), ending
     folder = str(Path(ending.trace).with_name("data"))
-    found, numbers, main = [], Counter(), None
+    found, numbers, main = [], Counter(), str(ending.pid)
     for line in Path(ending.trace).read_text().splitlines():
         call = re.match(r"(\d+) +(\w+)\(", line)
         if call is None:
             continue
-        main = main or call[1]
         numbers[call[1], call[2]] += 1
         if folder in line:
             assert call[1] == main, f"a call of another thread: {line}"
@@ -240,7 +239,7 @@ def test_a_full_disk_is_one_clear_line(publishers, calls):
 
 def test_an_error_nobody_expects_would_be_seen():
     fault = Fault("fsync", 1, "EIO once")
-    fine = Ending(kserve.StorageError.exit_code, "", "fsync(3</x/data/y>)", "", "")
+    fine = Ending(kserve.StorageError.exit_code, "", "fsync(3</x/data/y>)", "", 1, "")
     assert wrong(fault, fine) == ""
     for ending in (
         msgspec.structs.replace(fine, code=0),
