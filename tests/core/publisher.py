@@ -77,8 +77,8 @@ class Ending(msgspec.Struct, frozen=True):
 
     code: int
     said: str
-    struck: str
-    """The first call that failed, as strace writes it."""
+    struck: int
+    """Which of the calls of that name on the data directory failed first, from 1; 0: another call, or none."""
     wrong: str
     pid: int
     trace: str
@@ -237,7 +237,7 @@ def run(root: Path, shim: ctypes.CDLL, number: int, fault: Fault) -> Ending:
         code = publisher.wait(SECONDS)
     checker = Forked(lambda: check(root, data, code, fault.nights))
     wrong = f"{checker.said()}" if checker.wait(SECONDS) else ""
-    struck = "" if fault.how in CUT else struck_call(folder / "trace", fault)
+    struck = fault.n if fault.how in CUT else place(folder / "trace", data, fault)
     ending = Ending(code, publisher.said(), struck, wrong, publisher.pid, str(folder / "trace"))
     if fault.call and not wrong:
         shutil.rmtree(folder)
@@ -286,12 +286,16 @@ def traced(pid: int, fault: Fault, trace: Path) -> Iterator[None]:
         yield
 
 
-def struck_call(trace: Path, fault: Fault) -> str:
-    """The call that failed first, or the one that the publisher died of; empty when there is none."""
+def place(trace: Path, data: Path, fault: Fault) -> int:
+    """Which of the traced calls on the data directory failed first, or was the end of the publisher; 0: none of them."""
+    found = 0
     lines = trace.read_text().splitlines()
-    if fault.how == "killed":
-        return lines[-2] if "killed by SIGKILL" in lines[-1] else ""
-    return next((line for line in lines if "(INJECTED)" in line), "")
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        mine = str(data) in line
+        found += mine
+        if "(INJECTED)" in line or (fault.how == "killed" and "killed by SIGKILL" in following):
+            return found if mine else 0
+    return 0
 
 
 def load_all(root: Path) -> None:

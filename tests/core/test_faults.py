@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -30,7 +31,7 @@ ALL = os.environ.get("FAULTS") == "all"
 NIGHTS = 3 if ALL else 2
 """The input that met the fault is published again; and the next one too, if there is time."""
 
-ATTEMPTS = 5
+SHIFTS = (0, 0, 1, -1, 2, -2, 0, 1, -1)
 
 REPEATABLE = {"OPENBLAS_NUM_THREADS": "1", "GLIBC_TUNABLES": f"glibc.pthread.stack_cache_size={1 << 30}"}
 """No threads of BLAS, and stacks of ended threads are kept: the calls are to be the same in every publisher."""
@@ -76,10 +77,11 @@ UNREADABLE = {kind.exit_code for kind in (kserve.InputError, kserve.SettingError
 
 
 class Call(NamedTuple):
-    """A system call of the publisher's main thread: the n-th of that name."""
+    """A system call of the publisher's main thread: the n-th of that name, ``place``-th of those on the data directory."""
 
     name: str
     n: int
+    place: int
     line: str
 
     @property
@@ -121,17 +123,17 @@ class Publishers:
         self._idle.put(process)
         return ending
 
-    def strike(self, fault: Fault) -> Ending:
-        """A publisher that has met this fault; tried again when the numbers have shifted, by what threads do."""
-        for _ in range(ATTEMPTS):
-            ending = self.run(fault)
-            if fault.how in CUT or "/data" in ending.struck:
+    def strike(self, call: Call, how: str) -> Ending:
+        """A publisher that has met a fault at this call. Its number shifts when other threads are faster or slower."""
+        for shift in SHIFTS:
+            ending = self.run(Fault(call.name, max(call.n + shift, 1), how, NIGHTS))
+            if how in CUT or ending.struck == call.place:
                 break
         return ending
 
-    def run_all(self, faults: list[Fault]) -> list[Ending]:
+    def strike_all(self, calls: list[Call], how: str) -> list[Ending]:
         with ThreadPoolExecutor(len(self.all)) as threads:
-            return list(threads.map(self.strike, faults))
+            return list(threads.map(self.strike, calls, repeat(how)))
 
     def stop(self) -> None:
         for process in self.all:
@@ -177,7 +179,7 @@ def calls(publishers):
         pytest.skip(f"strace may not trace here: {ending.said}")
     assert (ending.code, ending.wrong) == (0, ""), ending
     folder = str(Path(ending.trace).with_name("data"))
-    found, numbers, main = [], Counter(), str(ending.pid)
+    found, numbers, places, main = [], Counter(), Counter(), str(ending.pid)
     for line in Path(ending.trace).read_text().splitlines():
         call = re.match(r"(\d+) +(\w+)\(", line)
         if call is None:
@@ -185,51 +187,53 @@ def calls(publishers):
         numbers[call[1], call[2]] += 1
         if folder in line:
             assert call[1] == main, f"a call of another thread: {line}"
-            found.append(Call(call[2], numbers[main, call[2]], line))
+            places[call[2]] += 1
+            found.append(Call(call[2], numbers[main, call[2]], places[call[2]], line))
     return found
 
 
-def faults_of(calls: list[Call], how: str) -> list[Fault]:
+def struck_by(calls: list[Call], how: str) -> list[Call]:
     if how in CUT:
-        return [Fault("write", n, how, NIGHTS) for n in range(1, 1 + sum(call.name in WRITES for call in calls))]
-    return [Fault(call.name, call.n, how, NIGHTS) for call in calls if ALL or call.changes]
+        writes = [call for call in calls if call.name in WRITES]
+        return [call._replace(n=n, place=n) for n, call in enumerate(writes, 1)]
+    return [call for call in calls if ALL or call.changes]
 
 
-def wrong(fault: Fault, ending: Ending) -> str:
+def wrong(call: Call, how: str, ending: Ending) -> str:
     """What is wrong with how a publisher ended, or with what it left."""
     allowed = {0, *ERRORS}
-    if fault.how == "killed":
+    if how == "killed":
         allowed = {-signal.SIGKILL}
-    elif fault.how == INTERRUPTED_FOR_EVER:
+    elif how == INTERRUPTED_FOR_EVER:
         allowed |= {-signal.SIGALRM}
-    elif fault.call in MUST_TELL and not fault.how.startswith("EINTR") and fault.how not in CUT:
+    elif call.name in MUST_TELL and not how.startswith("EINTR") and how not in CUT:
         allowed = ERRORS
-    if fault.how.endswith("for ever") and fault.how not in CUT and fault.call not in CHANGES:
+    if how.endswith("for ever") and how not in CUT and call.name not in CHANGES:
         allowed = allowed | UNREADABLE
     if ending.code not in allowed:
         return f"it ended with {ending.code}: {ending.said}"
-    if fault.how not in CUT and "/data" not in ending.struck:
-        return f"another call was struck: {ending.struck!r}"
+    if ending.struck != call.place:
+        return f"call {ending.struck} on the data directory was struck in place of {call.place}"
     return ending.wrong
 
 
 @pytest.mark.parametrize("how", HOWS if ALL else USUAL)
 def test_no_failing_call_leaves_anything_half_made(publishers, calls, capsys, how):
-    faults = faults_of(calls, how)
-    assert len(faults) > 10
+    struck = struck_by(calls, how)
+    assert len(struck) > 10
     start = time.monotonic()
-    endings = publishers.run_all(faults)
+    endings = publishers.strike_all(struck, how)
     seconds = time.monotonic() - start
     codes = Counter(ending.code for ending in endings)
     with capsys.disabled():
-        print(f"\n{how}: {len(faults)} faults in {seconds:.0f} s, exit codes {dict(codes)}", end=" ")
-    bad = [(fault, why) for fault, ending in zip(faults, endings, strict=True) if (why := wrong(fault, ending))]
-    assert not bad, f"{len(bad)} of {len(faults)}:\n" + "\n".join(f"{fault}: {why}" for fault, why in bad[:20])
+        print(f"\n{how}: {len(struck)} faults in {seconds:.0f} s, exit codes {dict(codes)}", end=" ")
+    bad = [(call, why) for call, ending in zip(struck, endings, strict=True) if (why := wrong(call, how, ending))]
+    assert not bad, f"{len(bad)} of {len(struck)}:\n" + "\n".join(f"{call}: {why}" for call, why in bad[:20])
 
 
 def test_a_full_disk_is_one_clear_line(publishers, calls):
     first = next(call for call in calls if call.name == "fallocate")
-    ending = publishers.run(Fault("fallocate", first.n, "ENOSPC once"))
+    ending = publishers.strike(first, "ENOSPC once")
     assert ending.code == kserve.StorageError.exit_code
     assert ending.said.startswith("StorageError: ")
     assert "No space left on device" in ending.said
@@ -237,14 +241,9 @@ def test_a_full_disk_is_one_clear_line(publishers, calls):
     assert "\n" not in ending.said
 
 
-def test_an_error_nobody_expects_would_be_seen():
-    fault = Fault("fsync", 1, "EIO once")
-    fine = Ending(kserve.StorageError.exit_code, "", "fsync(3</x/data/y>)", "", 1, "")
-    assert wrong(fault, fine) == ""
-    for ending in (
-        msgspec.structs.replace(fine, code=0),
-        msgspec.structs.replace(fine, code=BROKEN),
-        msgspec.structs.replace(fine, struck=""),
-        msgspec.structs.replace(fine, wrong="two versions"),
-    ):
-        assert wrong(fault, ending)
+def test_an_ending_nobody_expects_would_be_seen():
+    call = Call("fsync", 7, 5, "")
+    fine = Ending(kserve.StorageError.exit_code, "", 5, "", 1, "")
+    assert wrong(call, "EIO once", fine) == ""
+    for changes in ({"code": 0}, {"code": BROKEN}, {"struck": 4}, {"wrong": "two versions"}):
+        assert wrong(call, "EIO once", msgspec.structs.replace(fine, **changes))
