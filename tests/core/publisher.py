@@ -287,7 +287,7 @@ def traced(pid: int, fault: Fault, trace: Path) -> Iterator[None]:
 
 
 def place(trace: Path, data: Path, fault: Fault) -> int:
-    """Which of the traced calls on the data directory failed first, or was the end of the publisher; 0: none of them."""
+    """Which of the traced calls on the data directory failed first, or ended the publisher; 0: none of them."""
     found = 0
     lines = trace.read_text().splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):

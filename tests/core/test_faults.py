@@ -77,7 +77,7 @@ UNREADABLE = {kind.exit_code for kind in (kserve.InputError, kserve.SettingError
 
 
 class Call(NamedTuple):
-    """A system call of the publisher's main thread: the n-th of that name, ``place``-th of those on the data directory."""
+    """A system call of the publisher: the n-th of that name, and the ``place``-th of those on the data directory."""
 
     name: str
     n: int
