@@ -77,7 +77,7 @@ def portrait(version: str, scored: int) -> Portrait:
     histogram[4200] = scored
     nobody = Groups((), np.zeros(0, np.uint64), np.zeros((0, POINTS), np.uint64), np.zeros(0))
     return Portrait(
-        version, datetime(2026, 11, 21, 4, tzinfo=UTC), 100, 7, 7 - scored, histogram, {}, *[nobody] * 3, "d"
+        version, datetime(2026, 11, 21, 4, tzinfo=UTC), 100, 7, 7 - scored, histogram, {}, {}, *[nobody] * 3, "d"
     )
 
 
@@ -94,7 +94,22 @@ def comparison(scored: int) -> Comparison:
     cluster = Cluster("moved", "region", NASTY, 12, 34.5, 0.012, -30.0)
     old, new = portrait("old", scored), portrait("new", scored)
     return Comparison(
-        old, new, 7, 0, 0, 0, 0, 0, moves, groups, groups, groups, groups, (cluster,), (Mover(2**64 - 1, 1.0, 99.5),)
+        old,
+        new,
+        7,
+        0,
+        0,
+        0,
+        0,
+        0,
+        {},
+        moves,
+        groups,
+        groups,
+        groups,
+        groups,
+        (cluster,),
+        (Mover(2**64 - 1, 1.0, 99.5),),
     )
 
 
