@@ -164,7 +164,7 @@ class Readers:
 
     def _look(self, status: int, found: float | None, true: float | None) -> None:
         self.answers += 1
-        self.failed += status != 200
+        self.failed += status >= 500
         if status == 200 and found == 1.0 and true != 1.0:
             self.wrong += 1
             self.last_wrong = time.monotonic()

@@ -30,15 +30,15 @@ SERVERS = 2
 CONNECTIONS = 8
 """To each server."""
 
-VERSIONS = 20
-"""In turn; an answer that is older than one seen before is told from a newer one as long as nobody lags by ten."""
+VERSIONS = 200
+"""In turn; an older answer is told from a newer one as long as no reader waits for a hundred switches, some seconds."""
 
-IDS = range(1, 201)
+IDS = range(1, 101)
 
 
 def score(profile_id: int, number: int) -> float:
     """Every version gives every profile another score."""
-    return 10.0 + number + profile_id / 100
+    return 10.0 + number / 10 + profile_id / 100
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("switches")
     for number in range(VERSIONS):
         rows = [{"profile_id": i, "score": score(i, number)} for i in IDS]
-        made = snapshots.candidate(folder, rows, scored_at=snapshots.NOON + timedelta(hours=number))
+        made = snapshots.candidate(folder, rows, scored_at=snapshots.NOON + timedelta(minutes=number))
         Catalog(folder).place(made.version)
     snapshots.announce(folder, sorted(os.listdir(folder / "snapshots"))[0])
     return folder
