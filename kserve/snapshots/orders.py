@@ -51,6 +51,8 @@ class Quarantined:
     by: str
     why: str
     at: datetime
+    was_good: tuple[str, ...] = ()
+    """Versions with this content that were good before, and are again when it is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,12 +401,12 @@ def _rolled_back(state: State, entry: Entry) -> State:
     bad, digest, frozen = entry.seen.get("from"), entry.seen.get("digest"), bool(entry.seen.get("frozen"))
     quarantined = dict(state.quarantined)
     if digest and bad:
-        quarantined[digest] = Quarantined(digest, bad, entry.by, entry.why or "", entry.at)
+        quarantined[digest] = Quarantined(digest, bad, entry.by, entry.why or "", entry.at, _alike(state, bad, digest))
     return replace(
         state,
         current=entry.version,
         rollback=True,
-        good=_without(state, bad, digest),
+        good=tuple(name for name in state.good if name not in _alike(state, bad, digest)),
         pin=Pin(entry.version, entry.by, entry.why or "", entry.at, frozen),
         frozen=frozen,
         quarantined=quarantined,
@@ -437,21 +439,24 @@ def _unpinned(state: State, entry: Entry) -> State:
 
 def _quarantined(state: State, entry: Entry) -> State:
     digest = entry.seen["digest"]
-    found = Quarantined(digest, entry.version or "", entry.by, entry.why or "", entry.at)
-    good = _without(state, entry.version, digest)
+    alike = _alike(state, entry.version, digest)
+    found = Quarantined(digest, entry.version or "", entry.by, entry.why or "", entry.at, alike)
+    good = tuple(name for name in state.good if name not in alike)
     return replace(state, good=good, quarantined=state.quarantined | {digest: found})
 
 
-def _without(state: State, version: str | None, digest: str | None) -> tuple[str, ...]:
-    """The good versions without this one, and without its content under other names."""
-    same = {name for name in state.good if digest is not None and state.digests.get(name) == digest}
-    return tuple(name for name in state.good if name != version and name not in same)
+def _alike(state: State, version: str | None, digest: str | None) -> tuple[str, ...]:
+    """Of the good versions, this one and those with the same content under other names."""
+    return tuple(
+        name for name in state.good if name == version or (digest is not None and state.digests.get(name) == digest)
+    )
 
 
 def _released(state: State, entry: Entry) -> State:
-    return replace(
-        state, quarantined={name: found for name, found in state.quarantined.items() if name != entry.seen["digest"]}
-    )
+    quarantined = dict(state.quarantined)
+    found = quarantined.pop(entry.seen["digest"], None)
+    again = () if found is None else tuple(name for name in found.was_good if name not in state.good)
+    return replace(state, good=(*again, *state.good), quarantined=quarantined)
 
 
 def _accepted(state: State, entry: Entry) -> State:

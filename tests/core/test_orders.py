@@ -438,3 +438,16 @@ def test_a_good_version_that_answers_badly_is_good_no_more(data):
     assert orders.rollback(why="bad") == a
     orders.freeze("it answers badly too")
     assert orders.state().good == ()
+
+
+def test_what_is_released_is_as_good_as_it_was(data):
+    a, b, c, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, b)
+    orders.quarantine(a, f"digest of {a}", why="a suspicion")
+    assert orders.state().good == (b,)
+    orders.release(f"digest of {a}", why="it was unfounded")
+    assert orders.state().good == (a, b)
+    announce(orders, c)
+    assert orders.rollback(why="bad") == b
