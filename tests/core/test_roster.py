@@ -392,22 +392,6 @@ def test_an_order_is_decided_on_where_it_cannot_be_kept() -> None:
     assert seen == [None]
 
 
-def test_counting_takes_nanoseconds(path: Path, seat: Seat) -> None:
-    """30 ns on the machine that this was written on; the bound leaves room for a busy one."""
-    seat.serve(A)
-    turns = range(20_000)
-    best = min(timed(seat, turns) for _ in range(7))
-    assert best < 300e-9
-
-
-def timed(seat: Seat, turns: range) -> float:
-    answered = seat.answered
-    start = time.perf_counter()
-    for _ in turns:
-        answered(A, 123456, 55.5)
-    return (time.perf_counter() - start) / len(turns)
-
-
 def test_a_seat_that_could_not_be_made_closes_nothing_of_others() -> None:
     no_path: Any = 7
     ours = os.dup(0)
