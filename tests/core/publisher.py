@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import itertools
 import mmap
 import os
 import select
@@ -63,7 +64,7 @@ INTERRUPTED_FOR_EVER = "EINTR for ever"
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """The n-th of these calls fails in this way; ``call`` is empty to have none fail and all traced."""
+    """The n-th of these calls fails in this way. No ``how``: none fails, they are traced; no ``call``: all are."""
 
     call: str
     n: int
@@ -81,6 +82,8 @@ class Ending(msgspec.Struct, frozen=True):
     """Which of the calls of that name on the data directory failed first, from 1; 0: another call, or none."""
     wrong: str
     pid: int
+    numbers: list[int]
+    """By place, from 0, which of all calls of that name are on the data directory, from 1."""
     trace: str
 
 
@@ -237,8 +240,8 @@ def run(root: Path, shim: ctypes.CDLL, number: int, fault: Fault) -> Ending:
         code = publisher.wait(SECONDS)
     checker = Forked(lambda: check(root, data, code, fault.nights))
     wrong = f"{checker.said()}" if checker.wait(SECONDS) else ""
-    struck = fault.n if fault.how in CUT else place(folder / "trace", data, fault)
-    ending = Ending(code, publisher.said(), struck, wrong, publisher.pid, str(folder / "trace"))
+    struck, numbers = (fault.n, []) if fault.how in CUT else places(folder / "trace", data, fault)
+    ending = Ending(code, publisher.said(), struck, wrong, publisher.pid, numbers, str(folder / "trace"))
     if fault.call and not wrong:
         shutil.rmtree(folder)
     return ending
@@ -286,16 +289,17 @@ def traced(pid: int, fault: Fault, trace: Path) -> Iterator[None]:
         yield
 
 
-def place(trace: Path, data: Path, fault: Fault) -> int:
-    """Which of the traced calls on the data directory failed first, or ended the publisher; 0: none of them."""
-    found = 0
+def places(trace: Path, data: Path, fault: Fault) -> tuple[int, list[int]]:
+    """Of an ending, ``struck`` and ``numbers``."""
+    numbers: list[int] = []
     lines = trace.read_text().splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for number, (line, following) in enumerate(itertools.pairwise([*lines, ""]), 1):
         mine = str(data) in line
-        found += mine
+        if mine:
+            numbers.append(number)
         if "(INJECTED)" in line or (fault.how == "killed" and "killed by SIGKILL" in following):
-            return found if mine else 0
-    return 0
+            return (len(numbers) if mine else 0), numbers
+    return 0, numbers
 
 
 def load_all(root: Path) -> None:
