@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from kserve.errors import SettingError
@@ -71,6 +71,47 @@ class Watch(BaseModel):
     hot_ids: int = Field(10_000, ge=100, description="hot ids that are read on both versions")
 
 
+class Tier(BaseModel):
+    """What a key may ask for: tokens, of which a single read costs one and a batch as many as it has ids."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: int = Field(ge=1, le=1_000_000, description="tokens in each period")
+    period: int = Field(1, ge=1, le=86_400, description="seconds of a period")
+    burst: int = Field(ge=1, le=1_000_000, description="tokens that may be spent at once")
+    quota: int | None = Field(None, ge=1, description="tokens of a UTC day; none: no daily limit")
+    priority: Literal["site", "partner"] = Field("partner", description="who is served longer under overload")
+
+
+TIERS = {
+    "site": Tier(rate=20_000, burst=40_000, priority="site"),
+    "partner": Tier(rate=200, burst=2_000, quota=2_000_000),
+    "developer": Tier(rate=10, burst=100, quota=20_000),
+}
+"""The tiers there are without any setting; the last is what Klout gave to every developer in 2011."""
+
+
+class Failures(BaseModel):
+    """Failed authentications that an address may have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: int = Field(10, ge=1, description="failures in each period")
+    period: int = Field(60, ge=1, description="seconds of a period")
+    burst: int = Field(20, ge=1, description="failures at once")
+
+
+class Shedding(BaseModel):
+    """When requests are turned away so that the others are answered in time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on: bool = Field(True, description="turn requests away under overload")
+    delay: float = Field(0.005, gt=0, description="seconds that a request may wait for the event loop")
+    interval: float = Field(0.1, gt=0, description="seconds that the delay must last before requests are turned away")
+    retry_after: int = Field(2, ge=1, description="seconds, at least, after which those turned away may come back")
+
+
 MODELS = {
     "2011-10": {
         "mass": 0.03,
@@ -124,6 +165,19 @@ class Settings(BaseSettings):
     console: bool = Field(True, description="serve the console, for those who have a key for it")
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(8080, ge=0, le=65535, description="port to serve on; 0 lets the system choose")
+    workers: int = Field(0, ge=0, le=200, description="worker processes; 0: as many as cores")
+    admin_host: str = Field("127.0.0.1", description="address of the metrics, pages and console")
+    admin_port: int = Field(8081, ge=0, le=65535, description="port of the metrics, pages and console; 0: any free one")
+    open: bool = Field(False, description="answer without a key, whoever asks")
+    compiled: bool = Field(True, description="answer plain requests for scores in compiled code")
+    tiers: dict[str, Tier] = Field(TIERS, description="what keys of each tier may ask for")
+    failures: Failures = Field(Failures(), description="failed authentications that an address may have")
+    redis: str | None = Field(None, description="Redis or Valkey through which the hosts of a fleet share limits")
+    redis_cluster: bool = Field(False, description="the Redis is a cluster")
+    redis_timeout: float = Field(0.25, gt=0, description="seconds that Redis may take, in the background")
+    hosts: int = Field(1, ge=1, description="hosts of the fleet, at least, when Redis cannot be asked")
+    shedding: Shedding = Field(Shedding(), description="when requests are turned away")
+    max_connections: int = Field(10_000, ge=1, description="open connections of one worker")
     batch_limit: int = Field(1000, ge=1, le=100_000, description="ids in one batch request")
     body_limit: int = Field(1 << 20, ge=1024, description="bytes of one request body")
     header_timeout: float = Field(10.0, gt=0, description="seconds until a request's headers must be whole")
@@ -132,6 +186,11 @@ class Settings(BaseSettings):
     keepalive_timeout: float = Field(75.0, gt=0, description="seconds that an idle connection is kept open")
     drain_timeout: float = Field(30.0, ge=0, description="seconds that SIGTERM gives requests in progress")
     cache_seconds: int = Field(60, ge=0, description="Cache-Control max-age of answers that hold for one version")
+
+    @field_validator("tiers")
+    @classmethod
+    def _beside_ours(cls, given: dict[str, Tier]) -> dict[str, Tier]:
+        return TIERS | given
 
     @classmethod
     def settings_customise_sources(

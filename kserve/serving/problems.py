@@ -27,6 +27,8 @@ KINDS = {
     "invalid-id": Kind(400, "The profile id is not valid"),
     "bad-query": Kind(400, "A query parameter is not valid"),
     "bad-json": Kind(400, "The body is not valid JSON"),
+    "unauthorized": Kind(401, "A valid key is needed"),
+    "forbidden": Kind(403, "The key may not do this"),
     "not-found": Kind(404, "There is no such route"),
     "unknown-profile": Kind(404, "There is no such profile"),
     "unknown-identity": Kind(404, "There is no such identity"),
@@ -40,9 +42,14 @@ KINDS = {
     "bad-body": Kind(422, "The body does not have the right shape"),
     "bad-rule": Kind(422, "The rule makes no sense"),
     "too-many-ids": Kind(422, "There are too many ids in one request"),
+    "over-burst": Kind(422, "The request costs more than the key's limit ever allows"),
+    "rate-limited": Kind(429, "The key's rate limit is reached"),
+    "quota-exhausted": Kind(429, "The key's daily quota is used up"),
+    "too-many-failures": Kind(429, "Too many authentications failed from this address"),
     "headers-too-large": Kind(431, "A header or the request line is too long"),
     "internal": Kind(500, "The server failed"),
     "bad-snapshot": Kind(503, "The snapshot cannot be used"),
+    "overloaded": Kind(503, "The server is overloaded"),
     "not-ready": Kind(503, "The server is not ready"),
 }
 
