@@ -4,6 +4,7 @@ from kserve._limits cimport Limit
 
 cdef enum:
     KEY_ID = 12      # characters of a key's id
+    KEY_TEXT = 59    # of a whole key
 
 cdef enum:           # bits of KeyEntry.scopes
     SCORE_READ = 1
@@ -23,7 +24,7 @@ cdef struct KeyEntry:
     Limit limit
     int64_t expires      # seconds since 1970; 0: never
     uint32_t scopes
-    uint32_t holder      # where Keyring.holders has its caller
+    uint32_t holder      # place in Keyring.holders
     uint8_t tier         # number of the tier in this process
     uint8_t priority
     char id[KEY_ID]      # without an end mark: the name of its bucket
@@ -36,14 +37,16 @@ cdef struct Slot:
 cdef struct Table:
     uint64_t mask
     uint64_t used
+    double replaced      # seconds of the monotonic clock; readers may still be in it
+    Table *older         # replaced before it
     Slot *slots
 
 cdef class Keyring:
-    cdef uint64_t seed[2]
+    cdef uint64_t[2] seed
     cdef Table *table
-    cdef list holders        # what `add` was given, by KeyEntry.holder
-    cdef list retired        # addresses of tables that a reader may still be looking at, and since when
+    cdef list holders
 
     # NULL: not known, or expired; the slow path authenticates and adds. Any thread, with or without the GIL. What it
     # points to stays as it is for GRACE_SECONDS, whatever happens to the key: use it for one request, keep nothing.
     cdef const KeyEntry *find(self, const char *text, size_t length) noexcept nogil
+    cdef int rebuild(self, uint64_t slots, object leave) except -1
