@@ -1,6 +1,7 @@
 """Keys: who may do what. A key is ``ks_live_<id>_<secret and checksum>``; only an HMAC of its secret is kept.
 
 The HMAC is keyed with a pepper, a file beside the database: a copy of the database alone helps nobody to a key.
+While a key is rotated it has two secrets, under one id: one partner, one limit.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import secrets
 import sqlite3
 import stat
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kserve.errors import SettingError, StorageError, UnknownKey
 from kserve.snapshots.durable import storage, sync_directory, write_file
@@ -41,8 +42,14 @@ PREFIX = "ks_live_"
 ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH = 12, 32, 6
 """Characters; the secret has 190 bits, the checksum only finds typing errors."""
 
+DEFAULT_TIER = "partner"
+"""Of keys that were made without one."""
+
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _FORM = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH + CHECK_LENGTH}}})")
+_NO_TEXT = ("-" * ID_LENGTH, "-" * (SECRET_LENGTH + CHECK_LENGTH))
+"""In place of the parts of what is no key."""
+
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,62}[^\s\x00-\x1f\x7f])?")
 _BUSY_SECONDS = 5.0
 _PEPPER_BYTES = 32
@@ -58,19 +65,29 @@ CREATE TABLE IF NOT EXISTS keys (
     revoked_at TEXT
 ) STRICT
 """
-_COLUMNS = "id, partner, scopes, created_at, expires_at, revoked_at"
+_ADDED = {
+    "tier": f"TEXT NOT NULL DEFAULT '{DEFAULT_TIER}'",
+    "old_digest": "BLOB",
+    "old_until": "TEXT",
+}
+"""Columns that databases made before there were tiers do not have."""
+
+_COLUMNS = "id, digest, old_digest, partner, tier, scopes, created_at, expires_at, revoked_at, old_until"
+_OLD_COLUMNS = f"id, digest, NULL, partner, '{DEFAULT_TIER}', scopes, created_at, expires_at, revoked_at, NULL"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of a key: all but its secret. Times are aware UTC."""
+    """What is known of a key: all but its secret. Times are aware UTC; ``old_until``: the end of its old secret."""
 
     id: str
     partner: str
+    tier: str
     scopes: tuple[str, ...]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    old_until: datetime | None
 
     @property
     def state(self) -> str:
@@ -79,9 +96,55 @@ class Key:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= datetime.now(UTC) else "live"
 
+    @property
+    def rotating(self) -> bool:
+        """Whether its old secret is still valid beside the new one."""
+        return self.old_until is not None and self.old_until > datetime.now(UTC) and self.state == "live"
+
     def may(self, scope: str) -> bool:
         """Whether it is live and has this scope."""
         return scope in self.scopes and self.state == "live"
+
+
+class Record(NamedTuple):
+    """A key and the HMACs of its secrets; ``row`` is what the database had."""
+
+    key: Key | None
+    digest: bytes
+    old_digest: bytes
+    row: tuple[Any, ...]
+
+
+class Match(NamedTuple):
+    """A key that was given rightly, and when this secret of it ends (aware UTC; None: never)."""
+
+    key: Key
+    ends: datetime | None
+
+
+_NOBODY = Record(None, bytes(32), bytes(32), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """All keys at one moment, by id: authenticates without any file. Never changes."""
+
+    pepper: bytes
+    records: Mapping[str, Record]
+
+    def match(self, text: str) -> Match | None:
+        """The live key of this text. None, and the time it takes, tell nothing of why: it is always one such HMAC."""
+        found = _FORM.fullmatch(text)
+        key_id, rest = found.groups() if found is not None else _NO_TEXT
+        record = self.records.get(key_id, _NOBODY)
+        digest = _digest(self.pepper, key_id, rest[:SECRET_LENGTH])
+        new = hmac.compare_digest(record.digest, digest)
+        old = hmac.compare_digest(record.old_digest, digest)
+        sound = hmac.compare_digest(_checksum(f"{PREFIX}{key_id}_{rest[:SECRET_LENGTH]}"), rest[SECRET_LENGTH:])
+        key = record.key
+        if key is None or not (sound and (new or (old and key.rotating)) and key.state == "live"):
+            return None
+        return Match(key, key.expires_at if new else min(filter(None, (key.expires_at, key.old_until))))
 
 
 class Keys:
@@ -94,38 +157,63 @@ class Keys:
         self._database = data / "keys.db"
         self._pepper = data / "pepper"
 
-    def create(self, partner: str, scopes: Collection[str], expires_in: timedelta | None = None) -> tuple[Key, str]:
+    def create(
+        self,
+        partner: str,
+        scopes: Collection[str],
+        expires_in: timedelta | None = None,
+        tier: str = DEFAULT_TIER,
+    ) -> tuple[Key, str]:
         """A new key, and its text: this is the only time that it can be had. Raises SettingError."""
         _check(partner, scopes)
         now = datetime.now(UTC)
-        expires_at = None if expires_in is None else now + expires_in
-        key = Key(_random(ID_LENGTH), partner, tuple(name for name in SCOPES if name in scopes), now, expires_at, None)
+        ends = None if expires_in is None else now + expires_in
+        key = Key(_random(ID_LENGTH), partner, tier, tuple(s for s in SCOPES if s in scopes), now, ends, None, None)
         secret = _random(SECRET_LENGTH)
         with self._writing() as connection:
-            digest = self._digest(self._make_pepper(), key.id, secret)
-            values = (key.id, digest, partner, " ".join(key.scopes), _iso(now), _iso(expires_at), None)
-            connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        text = f"{PREFIX}{key.id}_{secret}"
-        return key, text + _checksum(text)
+            digest = _digest(self._make_pepper(), key.id, secret)
+            values = (key.id, digest, partner, tier, " ".join(key.scopes), _iso(now), _iso(ends))
+            connection.execute(
+                "INSERT INTO keys (id, digest, partner, tier, scopes, created_at, expires_at) VALUES (?,?,?,?,?,?,?)",
+                values,
+            )
+        return key, _text(key.id, secret)
 
     def listed(self) -> list[Key]:
         """All keys, revoked ones too, the oldest first."""
-        return [_key(row) for row in self._rows(f"SELECT {_COLUMNS} FROM keys ORDER BY created_at, id")]
+        return [_key(row) for row in self._rows("ORDER BY created_at, id")]
 
     def show(self, key_id: str) -> Key:
         """One key by its id. Raises UnknownKey."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", key_id) if key_id.isascii() else []
+        rows = self._rows("WHERE id = ?", key_id) if key_id.isascii() else []
         if not rows:
             raise UnknownKey(f"there is no key {key_id[:ID_LENGTH]}: `kserve keys list` shows those that there are")
         return _key(rows[0])
 
     def revoke(self, key_id: str) -> Key:
-        """End a key for ever; one that was revoked before stays as it is. Raises UnknownKey."""
+        """End a key for ever, both secrets of one that is rotated; one revoked before stays so. Raises UnknownKey."""
         self.show(key_id)
         with self._writing() as connection:
             sql = "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
             connection.execute(sql, (_iso(datetime.now(UTC)), key_id))
         return self.show(key_id)
+
+    def rotate(self, key_id: str, overlap: timedelta) -> tuple[Key, str]:
+        """A new secret for a key, and its text; the old one stays valid for ``overlap``.
+
+        Raises UnknownKey, and SettingError when the key is not live, or has two secrets and would get a third.
+        """
+        self.show(key_id)
+        secret = _random(SECRET_LENGTH)
+        with self._writing() as connection:
+            row = connection.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
+            _check_rotation(_key(row), overlap)
+            digest = _digest(self._existing_pepper(), key_id, secret)
+            connection.execute(
+                "UPDATE keys SET old_digest = digest, old_until = ?, digest = ? WHERE id = ?",
+                (_iso(datetime.now(UTC) + overlap), digest, key_id),
+            )
+        return self.show(key_id), _text(key_id, secret)
 
     def exist(self, scope: str) -> bool:
         """Whether there is a live key with this scope."""
@@ -133,16 +221,18 @@ class Keys:
 
     def check(self, text: str, scope: str) -> Key | None:
         """The key of this text if it is live and has the scope. None, and the time it takes, tell nothing of why."""
-        match = _FORM.fullmatch(text)
-        key_id, rest = match.groups() if match is not None else ("-", text)
-        secret = rest[:SECRET_LENGTH]
-        rows = self._rows(f"SELECT digest, {_COLUMNS} FROM keys WHERE id = ?", key_id)
-        expected, *columns = rows[0] if rows else (bytes(32),)
-        right = hmac.compare_digest(expected, self._digest(self.pepper(), key_id, secret))
-        if not (right and rows and hmac.compare_digest(_checksum(text[:-CHECK_LENGTH]), text[-CHECK_LENGTH:])):
-            return None
-        key = _key(tuple(columns))
-        return key if key.may(scope) else None
+        found = _FORM.fullmatch(text)
+        rows = self._rows("WHERE id = ?", found[1] if found is not None else _NO_TEXT[0])
+        match = Book(self.pepper(), {row[0]: _record(row) for row in rows}).match(text)
+        return match.key if match is not None and match.key.may(scope) else None
+
+    def book(self, before: Book | None = None) -> Book:
+        """All keys, to authenticate with. What has not changed since ``before`` is taken from it."""
+        known = {} if before is None else before.records
+        rows = self._rows("")
+        records = {row[0]: known.get(row[0], _NOBODY) for row in rows}
+        records |= {row[0]: _record(row) for row in rows if records[row[0]].row != row}
+        return Book(self._existing_pepper() if rows else self.pepper(), records)
 
     def live(self, key_id: str, scope: str) -> Key | None:
         """The key of that id if it is live and has the scope, for a session that was begun with it."""
@@ -169,11 +259,7 @@ class Keys:
 
     def _make_pepper(self) -> bytes:
         """The pepper, made if there is none; whole or not there, and only ever one."""
-        if not self._pepper.exists():
-            if self.listed():
-                raise SettingError(
-                    f"{self._pepper} is gone, so no key is valid: restore it, or remove {self._database}"
-                )
+        if not self._pepper.exists() and not self.listed():
             fresh = self._pepper.with_name(f".pepper.{os.getpid()}-{secrets.token_hex(4)}")
             with storage(f"writing {self._pepper}"):
                 try:
@@ -183,19 +269,25 @@ class Keys:
                 finally:
                     fresh.unlink(missing_ok=True)
                 sync_directory(self._pepper.parent)
+        return self._existing_pepper()
+
+    def _existing_pepper(self) -> bytes:
+        """The pepper of the keys that there are. Raises SettingError when it is gone."""
+        if not self._pepper.exists():
+            raise SettingError(f"{self._pepper} is gone, so no key is valid: restore it, or remove {self._database}")
         return self.pepper()
 
-    @staticmethod
-    def _digest(pepper: bytes, key_id: str, secret: str) -> bytes:
-        return hmac.digest(pepper, f"{key_id}_{secret}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-
-    def _rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
+    def _rows(self, which: str, *values: str) -> list[tuple[Any, ...]]:
+        """Of all keys or some, what ``_COLUMNS`` says; a database that nobody may write is read as it is."""
         if not self._database.exists():
             return []
         with self._failing(), closing(self._open()) as connection:
-            if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'keys'").fetchone():
+            connection.execute("BEGIN")  # the columns must be those of the rows
+            columns = _columns_of(connection)
+            if not columns:
                 return []  # the first key is in the making
-            return connection.execute(sql, values).fetchall()
+            wanted = _COLUMNS if _ADDED.keys() <= columns else _OLD_COLUMNS
+            return connection.execute(f"SELECT {wanted} FROM keys {which}", values).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -206,6 +298,8 @@ class Keys:
         with self._failing(), closing(self._open()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(_TABLE)
+            for name in _ADDED.keys() - _columns_of(connection):
+                connection.execute(f"ALTER TABLE keys ADD COLUMN {name} {_ADDED[name]}")
             yield connection
 
     def _open(self) -> sqlite3.Connection:
@@ -231,13 +325,35 @@ def _check(partner: str, scopes: Collection[str]) -> None:
         raise SettingError(f"{wrong}; there are {', '.join(SCOPES)}")
 
 
+def _check_rotation(key: Key, overlap: timedelta) -> None:
+    if key.state != "live":
+        raise SettingError(f"key {key.id} is {key.state}: make a new one with `kserve keys create`")
+    if key.rotating and overlap > timedelta(0):
+        assert key.old_until is not None
+        until = f"{key.old_until:%Y-%m-%d %H:%M} UTC"
+        raise SettingError(f"key {key.id} has two secrets until {until}: wait, or replace both with --overlap 0h")
+
+
+def _columns_of(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(keys)")}
+
+
 def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
+def _text(key_id: str, secret: str) -> str:
+    text = f"{PREFIX}{key_id}_{secret}"
+    return text + _checksum(text)
+
+
+def _digest(pepper: bytes, key_id: str, secret: str) -> bytes:
+    return hmac.digest(pepper, f"{key_id}_{secret}".encode("ascii"), hashlib.sha256)
+
+
 def _checksum(text: str) -> str:
     """CRC-32 of the text in six characters, so that a key that was cut or mistyped is known as such."""
-    value = zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    value = zlib.crc32(text.encode("ascii"))
     return "".join(_ALPHABET[value // 62**place % 62] for place in reversed(range(CHECK_LENGTH)))
 
 
@@ -245,11 +361,13 @@ def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat(timespec="microseconds")
 
 
+def _record(row: tuple[Any, ...]) -> Record:
+    """Of a row with ``_COLUMNS``."""
+    return Record(_key(row), row[1], row[2] or bytes(32), row)
+
+
 def _key(row: tuple[Any, ...]) -> Key:
-    key_id, partner, scopes, *times = (None if value is None else str(value) for value in row)
-    created, expires, revoked = (None if time is None else datetime.fromisoformat(time) for time in times)
-    assert key_id is not None
-    assert partner is not None
-    assert scopes is not None
+    key_id, _, _, partner, tier, scopes, *times = row
+    created, expires, revoked, old_until = (None if time is None else datetime.fromisoformat(time) for time in times)
     assert created is not None
-    return Key(key_id, partner, tuple(scopes.split()), created, expires, revoked)
+    return Key(key_id, partner, tier, tuple(scopes.split()), created, expires, revoked, old_until)
