@@ -103,6 +103,7 @@ cdef struct Block:
     Histogram by_tier[N_TIERS]
     Histogram times[N_TIMES]
 
+
 @cython.final
 cdef class Tally:
     """Counters of this process, in memory that the readers of the host map. Whoever counts holds the GIL; a few ns."""
