@@ -8,29 +8,42 @@ cdef enum:
 cdef class Shedder:
     cdef uint64_t salt          # of this hour
     cdef uint64_t random        # for those at the limit, and for Retry-After
+    cdef uint32_t asked         # requests, modulo 2^32
     cdef uint32_t level         # callers below it are served, those above are not; LEVELS: all are served
     cdef uint32_t fraction      # of 2^16: how many requests of the callers at the level are served
+    cdef uint32_t vouched       # requests at the level that `peeks` let pass, and that `admits` has not seen yet
     cdef double seen[LEVELS]    # work that was asked for lately, by level
-    cdef double cost[CLASSES]   # of a request, relative to the others
-    cdef int64_t served_[CLASSES]
-    cdef int64_t turned_away_[CLASSES]
-    cdef double share_          # of the work asked for that is served
+    cdef int64_t served_by[CLASSES]
+    cdef int64_t turned_away_by[CLASSES]
+    cdef double part            # of the work asked for that is served
+    cdef double asked_work      # since the last change of the share
+    cdef double served_work
+    cdef double asked_rate      # work asked for in an interval, lately
+    cdef double speed           # work that a loop without a pause does in an interval
     cdef int64_t due_us         # when the loop should have come round, CLOCK_MONOTONIC; 0: nobody measures
     cdef int64_t begun_us       # since when every delay was too long; 0: the last one was not
     cdef int64_t stepped_us     # the last change of the share
     cdef int64_t shortest_us    # delay since then
-    cdef readonly int64_t delay_us      # the last one measured
+    cdef int64_t delay_us       # the last one measured
     cdef int64_t target_us
     cdef int64_t interval_us
-    cdef int64_t retry_after_s
+    cdef int wait_s             # Retry-After, at least
 
-    # For requests. klass: 0 site reads, 1 partner reads, 2 batches, 3 eligibility, 4 claims, 5 everything else. caller: any hash that
-    # stays the same for a caller; its bits need not be good. Whoever is not admitted gets the problem `overloaded`.
-    cdef bint admits(self, int klass, uint64_t caller) noexcept nogil
-    # Whole seconds for the Retry-After of one who was not admitted: another one each time, from `retry_after` to twice that.
-    cdef int retry_after(self) noexcept nogil
+    # klass: 0 site reads, 1 partner reads, 2 batches, 3 eligibility, 4 claims, 5 everything else. caller: any number that stays the
+    # same for a caller; its bits need not be good. Whoever is not admitted gets the problem `overloaded`.
+    cpdef bint admits(self, int klass, uint64_t caller) noexcept nogil
+    # For a request that `admits` will be asked about later, by someone slower: 0 turns it away now, and then for good.
+    cpdef bint peeks(self, int klass, uint64_t caller) noexcept nogil
+    # Whole seconds for the Retry-After of one who was turned away: another number each time, from `wait_s` to twice that.
+    cpdef int retry_after(self) noexcept nogil
 
-    cdef void turn(self, int64_t now_us) noexcept nogil
-    cdef void step(self, int64_t delay_us, int64_t now_us) noexcept nogil
+    cdef bint passes(self, uint32_t level) noexcept nogil
+    cdef uint32_t level_of(self, int klass, uint64_t caller) noexcept nogil
+    cdef bint drawn(self) noexcept nogil
+    cdef uint64_t draw(self) noexcept nogil
+    cdef void learn(self, int64_t delay_us, int64_t now_us) noexcept nogil
+    cdef void reckon(self, double intervals) noexcept nogil
+    cdef double affordable(self) noexcept nogil
+    cdef void step(self) noexcept nogil
+    cdef void fade(self) noexcept nogil
     cdef void place(self) noexcept nogil
-    cdef void forget(self) noexcept nogil
