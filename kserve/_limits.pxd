@@ -3,18 +3,18 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-cdef enum Kind:                 # of whom a bucket belongs to: the low bits of its tag
+cpdef enum:                     # kinds of names: the low bits of their tags
     KEY = 1                     # an id of a key; limited as the mode says
     ADDRESS = 2                 # always limited by this host alone, in a quarter of the table
 
-cdef enum Outcome:
-    ADMITTED
+cpdef enum:                     # outcomes
+    ADMITTED = 0
     LIMITED                     # by the rate
     EXHAUSTED                   # by the day's quota
     NEVER                       # costs more than the burst, or than a day's quota
 
-cdef enum Mode:
-    MEMORY                      # the whole limit, by GCRA
+cpdef enum:                     # modes of the host
+    MEMORY = 0                   # the whole limit, by GCRA
     LEASED                      # by the tokens that were bought, and those that every host has anyway
     ALONE                       # limit ÷ hosts, by GCRA
 
@@ -39,7 +39,7 @@ cdef struct Slot:
     uint64_t tag                # 0: never used. Swapped together with tat, so nobody is charged for another
     int64_t tat                 # µs of the monotonic clock: when the bucket is full again
     uint64_t quota              # day << 48 | tokens used on it
-    uint64_t lease              # tokens, signed << 40 | left in Redis << 16 | expiry in ticks
+    uint64_t lease              # tokens, signed, << 40 | left in Redis << 16 | expiry in ticks
     uint64_t admitted           # tokens, ever
     uint64_t refused
     char name[NAME_SIZE]        # zeros behind it
@@ -59,15 +59,13 @@ cdef struct Head:
     uint64_t failed_open        # answers that no slot was found for
     uint64_t evicted
 
-cdef struct Terms:              # of one decision
+cdef struct Terms:              # of one decision, at this host
     int mode
-    int64_t hosts
+    int64_t hosts               # that the limit is divided by
     int64_t cost
-    int64_t interval            # µs of a token here
-    int64_t charge              # µs of all of them
-    int64_t share               # tokens of burst here
-    int64_t tolerance           # µs that tat may be ahead
-    int64_t ceiling             # µs that tat can be ahead, whatever the limit was before
+    int64_t interval            # µs of a token
+    int64_t share               # tokens of the burst
+    int64_t standing            # tokens that may be owed to Redis
     int64_t now                 # µs
     int64_t day
 
@@ -79,30 +77,27 @@ cdef class Limits:
     cdef Slot *slots
     cdef int64_t offset         # µs from the monotonic clock to that of the wall, as of `checked`
     cdef int64_t checked
-    cdef object seen_tags
-    cdef object seen_counts
+    cdef uint64_t[:, ::1] seen  # by slot: tag, admitted and refused when demand() was asked last
     cdef readonly object path
     cdef readonly bint shared
 
     # Charges the cost if rate and quota both admit it. A cost of 0 is always admitted, and written nowhere. `name` has
     # `length` <= NAME_SIZE bytes, and `tag` is its tag_of. When no slot is free the cost is admitted, and counted.
-    cdef void take(
+    cdef void decide(
         self, uint64_t tag, const char *name, size_t length, const Limit *limit, int64_t cost, int64_t now,
         Verdict *verdict
     ) noexcept nogil
 
+    cdef int open_table(self) except -1
     cdef int64_t today(self, int64_t now) noexcept nogil
-    cdef int64_t agree_on_day(self, int64_t day) noexcept nogil
-    cdef Terms terms(
-        self, uint64_t tag, const Limit *limit, int64_t cost, int64_t now, int64_t day
-    ) noexcept nogil
-    cdef void decide(
-        self, uint64_t tag, const char *name, size_t length, const Limit *limit, const Terms *terms, Verdict *verdict
-    ) noexcept nogil
+    cdef void set_terms(self, Terms *terms, uint64_t tag, const Limit *limit, int64_t cost, int64_t now) noexcept nogil
+    cdef void tell_time(self, const Limit *limit, const Terms *terms, Verdict *verdict) noexcept nogil
+    cdef uint64_t home(self, uint64_t tag) noexcept nogil
     cdef Slot *find(self, uint64_t tag) noexcept nogil
-    cdef Slot *own(self, uint64_t tag, const char *name, size_t length, int64_t now, int64_t day) noexcept nogil
-    cdef bint insert(self, uint64_t tag, int64_t now, int64_t day) noexcept nogil
-    cdef void complete(self, uint64_t home, const Insertion *insertion, int64_t now, int64_t day) noexcept nogil
+    cdef Slot *own(self, uint64_t tag, const char *name, size_t length, const Terms *terms) noexcept nogil
+    cdef bint insert(self, uint64_t tag, const Terms *terms) noexcept nogil
+    cdef int free_place(self, uint64_t home, uint64_t tag, const Terms *terms) noexcept nogil
+    cdef void complete(self, uint64_t home, const Insertion *insertion, const Terms *terms) noexcept nogil
 
 
 cdef int64_t now_us() noexcept nogil                                    # of the monotonic clock
