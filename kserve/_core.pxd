@@ -1,6 +1,10 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from kserve._mapping cimport Mapping
+from kserve._view cimport View
+
+cdef enum:
+    BATCH = 256                 # ids that are looked up at once
 
 cdef class Snapshot(Mapping):
     cdef dict rules             # compiled ones, by Rule
@@ -13,3 +17,5 @@ cdef class Store:
     cdef object stop
 
     cdef Snapshot pinned(self)
+
+cdef void find_many(const View *view, const uint64_t *ids, Py_ssize_t n, int64_t *slots) noexcept nogil

@@ -46,7 +46,6 @@ CACHED_RULES = 256
 ID_FIELDS = {"tw": TW_ID, "gp": GP_ID, "fb": FB_ID, "ig": IG_ID}
 
 cdef enum:
-    BATCH = 256                 # ids that are looked up at once
     IN_FLIGHT = 32              # of them, lines that are on their way from memory
 
 

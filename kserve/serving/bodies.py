@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from aiohttp import web
 
 from kserve.serving.problems import MAX_ECHO, Problem
@@ -16,6 +19,12 @@ T = TypeVar("T")
 
 MAX_FIELDS = 32
 """Fields of a form."""
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+ID_BYTES = 8
+"""Of a profile id in a binary body."""
 
 _CUT_SHORT = "the client went away before its body was whole"
 
@@ -64,8 +73,17 @@ def query_number(request: web.Request, name: str, default: int, low: int, high: 
 
 async def decode(request: web.Request, settings: Settings, decoder: msgspec.json.Decoder[T]) -> T:
     """The JSON body of a request. Raises Problem for a body of another type, too large, too slow, or misshaped."""
-    _check_headers(request, settings.body_limit)
-    body = await _read(request, settings)
+    return parse(await content(request, settings, JSON), decoder)
+
+
+async def content(request: web.Request, settings: Settings, *taken: str) -> bytes:
+    """The bytes of a body of one of these types. Raises Problem for one of another type, too large, or too slow."""
+    _check_headers(request, settings.body_limit, taken)
+    return await _read(request, settings)
+
+
+def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """What a JSON body says. Raises Problem for one that is misshaped."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -77,6 +95,28 @@ async def decode(request: web.Request, settings: Settings, decoder: msgspec.json
     except msgspec.DecodeError as error:
         position = "" if "(byte " in str(error) else f" (byte {len(body)})"
         raise Problem("bad-json", f"{error}{position}") from None
+
+
+def kind(request: web.Request) -> str:
+    """The media type that a request says its body has, empty without one: aiohttp takes what says nothing for bytes."""
+    found = request.content_type
+    return found if found in request.headers.get("Content-Type", "").lower() else ""
+
+
+def answered_as(request: web.Request) -> str:
+    """JSON or BINARY: the type of the request's body, unless ``Accept`` names only the other one."""
+    accepted = request.headers.get("Accept")
+    if accepted is None or "*/*" in accepted:
+        return kind(request)
+    named = {part.partition(";")[0].strip().lower() for part in accepted.split(",")} & {JSON, BINARY}
+    return named.pop() if len(named) == 1 else kind(request)
+
+
+def ids_of_bytes(body: bytes) -> npt.NDArray[np.uint64]:
+    """The ids of a binary body. Raises Problem ``bad-body`` when it is cut short."""
+    if len(body) % ID_BYTES:
+        raise Problem("bad-body", f"{len(body)} bytes are no whole number of ids, which have {ID_BYTES} bytes each")
+    return np.frombuffer(body, dtype=np.uint64)
 
 
 async def form(request: web.Request, settings: Settings) -> dict[str, str]:
@@ -92,19 +132,20 @@ async def form(request: web.Request, settings: Settings) -> dict[str, str]:
         raise Problem("malformed-request", "the form cannot be read") from None
 
 
-def check_count(ids: list[Any], limit: int) -> None:
+def check_count(ids: Sized, limit: int) -> None:
     """Raises Problem ``too-many-ids``."""
     if len(ids) > limit:
         raise Problem("too-many-ids", f"{len(ids)} ids in one request, at most {limit}; split them")
 
 
-def _check_headers(request: web.Request, limit: int) -> None:
+def _check_headers(request: web.Request, limit: int, taken: tuple[str, ...]) -> None:
     coding = request.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
-        raise Problem("unsupported-media-type", f"Content-Encoding {shown(coding)} is not taken; send the JSON plainly")
-    if request.content_type != "application/json" or (request.charset or "utf-8").lower() != "utf-8":
+        raise Problem("unsupported-media-type", f"Content-Encoding {shown(coding)} is not taken; send the body plainly")
+    if kind(request) not in taken or (request.charset or "utf-8").lower() != "utf-8":
         found = shown(request.headers.get("Content-Type", "none"))
-        raise Problem("unsupported-media-type", f"Content-Type is {found}; send application/json in UTF-8")
+        wanted = " or ".join(taken).replace(JSON, f"{JSON} in UTF-8")
+        raise Problem("unsupported-media-type", f"Content-Type is {found}; send {wanted}")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
 

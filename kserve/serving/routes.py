@@ -12,6 +12,7 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from kserve._batch import Asked, ids_of_json
 from kserve.records import NETWORKS, Status, Topic
 from kserve.rule import Rule
 from kserve.serving import bodies, health, models
@@ -41,11 +42,37 @@ async def score(call: Call) -> web.Response:
 
 
 async def batch(call: Call) -> web.Response:
-    """POST /v3/scores/batch."""
+    """POST /v3/scores/batch: as JSON, or ids of 8 bytes and a record for each."""
     settings = call.site.settings
-    request = await bodies.decode(call.request, settings, _BATCH)
-    bodies.check_count(request.ids, settings.batch_limit)
-    return call.json(models.Batch(call.version, batch_items(call, request.ids)))
+    body = await bodies.content(call.request, settings, bodies.JSON, bodies.BINARY)
+    if bodies.kind(call.request) == bodies.BINARY:
+        asked: Asked | None = Asked(bodies.ids_of_bytes(body))
+    else:
+        asked = ids_of_json(body, settings.batch_limit)
+    if asked is None:
+        return _any_batch(call, bodies.parse(body, _BATCH).ids)
+    bodies.check_count(asked, settings.batch_limit)
+    return _batch_answer(call, asked)
+
+
+def _batch_answer(call: Call, asked: Asked) -> web.Response:
+    kind = bodies.answered_as(call.request)
+    answer = asked.records if kind == bodies.BINARY else asked.json
+    return call.whole(answer(call.snapshot, call.site.seat), kind)
+
+
+def _any_batch(call: Call, ids: list[Any]) -> web.Response:
+    """A batch in which there may be what is no profile id: JSON has an item for it, records have none."""
+    bodies.check_count(ids, call.site.settings.batch_limit)
+    if bodies.answered_as(call.request) == bodies.JSON:
+        return call.json(models.Batch(call.version, batch_items(call, ids)))
+    values = [bodies.parse_id(item) if isinstance(item, str) else None for item in ids]
+    for item, value in zip(ids, values, strict=True):
+        if value is None:
+            raise Problem(
+                "bad-body", f"{bodies.shown(item)}: {bodies.why_invalid(item)}; JSON answers have room for it"
+            )
+    return _batch_answer(call, Asked(np.array(values, dtype=np.uint64)))
 
 
 def batch_items(call: Call, ids: list[Any]) -> list[models.BatchItem]:

@@ -152,8 +152,12 @@ class Call:
 
     def json(self, answer: Any) -> web.Response:
         """An answer that is not to be kept."""
-        headers = {_CONTENT_TYPE: _JSON, _CACHE_CONTROL: "no-store"}
-        return respond(200, encode(answer), headers, self.id, self.version)
+        return self.whole(encode(answer), _JSON)
+
+    def whole(self, body: bytes, kind: str) -> web.Response:
+        """An answer, ready as bytes of this media type, that is not to be kept."""
+        headers = {_CONTENT_TYPE: kind, _CACHE_CONTROL: "no-store"}
+        return respond(200, body, headers, self.id, self.version)
 
     def constant(self, body: bytes) -> web.Response:
         """An answer, ready as JSON, that does not depend on the snapshot."""
