@@ -42,6 +42,16 @@ _QUERY: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+_BINARY = {
+    "/v3/scores/batch": (
+        "profile ids, 8 bytes each: unsigned, little-endian",
+        "a record of 10 bytes for each id, little-endian: uint16 score in hundredths (65535: unscored, 65534: no such "
+        "profile), int16 day, week and month change in hundredths (-32768: not known), uint8 status (0: no such "
+        "profile, 1: unscored, 2: scored), a zero byte",
+    ),
+}
+"""What goes in and out as bytes, of routes that take them too."""
+
 
 def document(routes: tuple[Route, ...], settings: Settings, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these routes. ``version`` is the program's."""
@@ -84,8 +94,17 @@ def _operation(route: Route, head: bool = False) -> dict[str, Any]:
     }
     if route.body is not None:
         schema = {"$ref": _REF.format(name=route.body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        content = {"application/json": {"schema": schema}, **_bytes(route.path, 0)}
+        operation["requestBody"] = {"required": True, "content": content}
+        operation["responses"]["200"]["content"] |= _bytes(route.path, 1)
     return operation
+
+
+def _bytes(path: str, which: int) -> dict[str, Any]:
+    if path not in _BINARY:
+        return {}
+    schema = {"type": "string", "format": "binary", "description": _BINARY[path][which]}
+    return {"application/octet-stream": {"schema": schema}}
 
 
 def _parameters(path: str) -> list[dict[str, Any]]:
