@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +11,8 @@ import typer
 from kserve.cli import options, output
 from kserve.cli.keys import keys_app as keys_app
 from kserve.cli.output import clean, moment
-from kserve.serving.keys import SCOPES, Key, Keys
+from kserve.errors import SettingError
+from kserve.serving.keys import DEFAULT_TIER, SCOPES, Key, Keys
 from kserve.settings import load
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, the part after ks_live_.")]
@@ -31,26 +32,27 @@ def create(
             "--expires", metavar="TIME|DURATION", help="When it ends: a time, or 12h, 90d, 52w.", show_default="never"
         ),
     ] = None,
+    tier: Annotated[
+        str, typer.Option("--tier", metavar="TIER", help="Its limits: a tier of the settings.")
+    ] = DEFAULT_TIER,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Make an API key, and show it this one time.
 
-    Only an HMAC of it is kept, so it cannot be shown again: hand it over, or make another one. The scope `console` lets
-    a release engineer sign in to /console.
+    Only an HMAC of it is kept, so it cannot be shown again: hand it over, or make another one. Readers of scores need
+    `score:read`, and `batch` to read many in one request; `console` lets a release engineer sign in to /console.
 
     Example:
 
-      $ kserve keys create --scopes console --partner maria
+      $ kserve keys create --scopes score:read,batch --partner "Example Airways" --tier partner
     """
     wanted = [scope for text in scopes for scope in re.split(r"[,\s]+", text) if scope]
     span = None if expires is None else options.later(expires, "--expires") - datetime.now(UTC)
-    key, text = Keys(load(data=data).data).create(partner, wanted, span)
-    if as_json:
-        output.emit(_document(key) | {"key": text})
-        return
-    output.card([*_rows(key), ("key", text)])
-    output.say("it is not shown again")
+    settings = load(data=data)
+    if tier not in settings.tiers:
+        raise SettingError(f"there is no tier {tier!r}; there are {', '.join(sorted(settings.tiers))}")
+    _tell_once(*Keys(settings.data).create(partner, wanted, span, tier), as_json)
 
 
 @keys_app.command("list")
@@ -68,8 +70,11 @@ def list_keys(data: options.Data = None, as_json: options.Json = False) -> None:
     if as_json:
         output.emit({"keys": [_document(key) for key in found]})
     elif found:
-        rows = [(key.id, clean(key.partner), key.state, " ".join(key.scopes), moment(key.created_at)) for key in found]
-        output.table(("id", "partner", "state", "scopes", "created"), rows)
+        rows = [
+            (key.id, clean(key.partner), key.tier, _state(key), " ".join(key.scopes), moment(key.created_at))
+            for key in found
+        ]
+        output.table(("id", "partner", "tier", "state", "scopes", "created"), rows)
     else:
         output.say("there are no keys: `kserve keys create` makes one")
 
@@ -92,14 +97,51 @@ def show(key_id: KeyId, data: options.Data = None, as_json: options.Json = False
 def revoke(key_id: KeyId, data: options.Data = None, as_json: options.Json = False) -> None:
     """End an API key for ever.
 
-    Use it at once when a key may have been seen by others. Sessions of the console that were begun with it end with the
-    next request. Revoking a key twice changes nothing.
+    Use it at once when a key may have been seen by others. Every server refuses it within 5 seconds, both secrets of
+    one that is being rotated; sessions of the console that were begun with it end with the next request. Revoking a key
+    twice changes nothing.
 
     Example:
 
       $ kserve keys revoke 4fT0QmZx81Lb
     """
     _tell(Keys(load(data=data).data).revoke(key_id), as_json)
+
+
+@keys_app.command("rotate")
+def rotate(
+    key_id: KeyId,
+    overlap: Annotated[
+        str,
+        typer.Option("--overlap", metavar="DURATION", help="How long the old secret still works: 30m, 24h, 7d, 0h."),
+    ] = "24h",
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Give an API key a new secret, while the old one still works for a time.
+
+    Its id, tier and scopes stay, and both secrets share one limit: put the new text where the old one is used before
+    the overlap is over. A key that has two secrets is not given a third, unless --overlap 0h ends both of them.
+
+    Example:
+
+      $ kserve keys rotate 4fT0QmZx81Lb --overlap 7d
+    """
+    _tell_once(*Keys(load(data=data).data).rotate(key_id, _span(overlap)), as_json)
+
+
+def _span(text: str) -> timedelta:
+    if not text[:-1].isdecimal():
+        raise typer.BadParameter(f"{text!r} is no duration, such as 24h", param_hint="--overlap")
+    return options.later(text, "--overlap") - datetime.now(UTC)
+
+
+def _tell_once(key: Key, text: str, as_json: bool) -> None:
+    if as_json:
+        output.emit(_document(key) | {"key": text})
+        return
+    output.card([*_rows(key), ("key", text)])
+    output.say("it is not shown again")
 
 
 def _tell(key: Key, as_json: bool) -> None:
@@ -109,15 +151,21 @@ def _tell(key: Key, as_json: bool) -> None:
         output.card(_rows(key))
 
 
+def _state(key: Key) -> str:
+    return "live, two secrets" if key.rotating else key.state
+
+
 def _rows(key: Key) -> list[tuple[str, str]]:
     return [
         ("id", key.id),
         ("partner", clean(key.partner)),
-        ("state", key.state),
+        ("tier", key.tier),
+        ("state", _state(key)),
         ("scopes", " ".join(key.scopes)),
         ("created", moment(key.created_at)),
         ("expires", "never" if key.expires_at is None else moment(key.expires_at)),
         ("revoked", "no" if key.revoked_at is None else moment(key.revoked_at)),
+        ("old secret", "none" if key.old_until is None or not key.rotating else f"until {moment(key.old_until)}"),
     ]
 
 
@@ -128,9 +176,11 @@ def _document(key: Key) -> dict[str, Any]:
     return {
         "id": key.id,
         "partner": key.partner,
+        "tier": key.tier,
         "state": key.state,
         "scopes": list(key.scopes),
         "created_at": time(key.created_at),
         "expires_at": time(key.expires_at),
         "revoked_at": time(key.revoked_at),
+        "old_until": time(key.old_until),
     }

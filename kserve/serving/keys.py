@@ -132,6 +132,19 @@ class Book:
     pepper: bytes
     records: Mapping[str, Record]
 
+    def __iter__(self) -> Iterator[Key]:
+        return (record.key for record in self.records.values() if record.key is not None)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def changed_since(self, before: Book) -> set[str] | None:
+        """Ids of keys that are new, gone, or other than in the book that this one was read after; None: all."""
+        if self.pepper != before.pepper:
+            return None
+        same = {key_id for key_id, record in self.records.items() if before.records.get(key_id) is record}
+        return (self.records.keys() | before.records.keys()) - same
+
     def match(self, text: str) -> Match | None:
         """The live key of this text. None, and the time it takes, tell nothing of why: it is always one such HMAC."""
         found = _FORM.fullmatch(text)
@@ -154,8 +167,8 @@ class Keys:
     """
 
     def __init__(self, data: Path) -> None:
-        self._database = data / "keys.db"
-        self._pepper = data / "pepper"
+        self.database = data / "keys.db"
+        self.pepper_file = data / "pepper"
 
     def create(
         self,
@@ -244,7 +257,7 @@ class Keys:
     def pepper(self) -> bytes:
         """The secret beside the database; without one, a random one: nothing was made with it. Raises SettingError."""
         try:
-            with storage(f"reading {self._pepper}"), self._pepper.open("rb") as file:
+            with storage(f"reading {self.pepper_file}"), self.pepper_file.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 pepper = file.read(_PEPPER_BYTES + 1)
         except StorageError as error:
@@ -252,36 +265,37 @@ class Keys:
                 return secrets.token_bytes(_PEPPER_BYTES)
             raise
         if mode & 0o077:
-            raise SettingError(f"{self._pepper} can be read by others (mode {mode:o}): chmod 600 it, and make new keys")
+            seen = f"{self.pepper_file} can be read by others (mode {mode:o})"
+            raise SettingError(f"{seen}: chmod 600 it, and make new keys")
         if len(pepper) != _PEPPER_BYTES:
-            raise SettingError(f"{self._pepper} is damaged: restore it, or remove it and {self._database.name}")
+            raise SettingError(f"{self.pepper_file} is damaged: restore it, or remove it and {self.database.name}")
         return pepper
 
     def _make_pepper(self) -> bytes:
         """The pepper, made if there is none; whole or not there, and only ever one."""
-        if not self._pepper.exists() and not self.listed():
-            fresh = self._pepper.with_name(f".pepper.{os.getpid()}-{secrets.token_hex(4)}")
-            with storage(f"writing {self._pepper}"):
+        if not self.pepper_file.exists() and not self.listed():
+            fresh = self.pepper_file.with_name(f".pepper.{os.getpid()}-{secrets.token_hex(4)}")
+            with storage(f"writing {self.pepper_file}"):
                 try:
                     write_file(fresh, secrets.token_bytes(_PEPPER_BYTES), 0o600)
                     with suppress(FileExistsError):  # another process made it meanwhile
-                        os.link(fresh, self._pepper)
+                        os.link(fresh, self.pepper_file)
                 finally:
                     fresh.unlink(missing_ok=True)
-                sync_directory(self._pepper.parent)
+                sync_directory(self.pepper_file.parent)
         return self._existing_pepper()
 
     def _existing_pepper(self) -> bytes:
         """The pepper of the keys that there are. Raises SettingError when it is gone."""
-        if not self._pepper.exists():
-            raise SettingError(f"{self._pepper} is gone, so no key is valid: restore it, or remove {self._database}")
+        if not self.pepper_file.exists():
+            raise SettingError(f"{self.pepper_file} is gone, so no key is valid: restore it, or remove {self.database}")
         return self.pepper()
 
     def _rows(self, which: str, *values: str) -> list[tuple[Any, ...]]:
         """Of all keys or some, what ``_COLUMNS`` says; a database that nobody may write is read as it is."""
-        if not self._database.exists():
+        if not self.database.exists():
             return []
-        with self._failing(), closing(self._open()) as connection:
+        with self._failing(), closing(self.connect()) as connection:
             connection.execute("BEGIN")  # the columns must be those of the rows
             columns = _columns_of(connection)
             if not columns:
@@ -291,20 +305,21 @@ class Keys:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with storage(f"preparing {self._database.parent}"):
-            self._database.parent.mkdir(parents=True, exist_ok=True)
+        with storage(f"preparing {self.database.parent}"):
+            self.database.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
-                os.mknod(self._database, 0o600)  # not opened: closing it would end SQLite's locks of this process
-        with self._failing(), closing(self._open()) as connection, connection:
+                os.mknod(self.database, 0o600)  # not opened: closing it would end SQLite's locks of this process
+        with self._failing(), closing(self.connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(_TABLE)
             for name in _ADDED.keys() - _columns_of(connection):
                 connection.execute(f"ALTER TABLE keys ADD COLUMN {name} {_ADDED[name]}")
             yield connection
 
-    def _open(self) -> sqlite3.Connection:
-        uri = f"{self._database.absolute().as_uri()}?mode=rw"  # reads only, where the file may not be written
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)
+    def connect(self) -> sqlite3.Connection:
+        """To the database, for any one thread at a time. Raises sqlite3.Error."""
+        uri = f"{self.database.absolute().as_uri()}?mode=rw"  # reads only, where the file may not be written
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA synchronous = FULL")
         return connection
 
@@ -313,7 +328,67 @@ class Keys:
         try:
             yield
         except sqlite3.Error as error:
-            raise StorageError(f"{self._database}: {error}; restore it, or remove it and make new keys") from None
+            raise StorageError(f"{self.database}: {error}; restore it, or remove it and make new keys") from None
+
+
+class Watched:
+    """Tells when keys may have changed: what `state` returns is another then. One thread at a time."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, ...] | None = None
+        self._opened = 0
+
+    def state(self) -> tuple[Any, ...]:
+        """Equal only if nothing has changed since. Raises StorageError when keys that there were cannot be read."""
+        try:
+            identity = _identity(self._keys.database)
+            if identity is None and self._identity is not None:
+                raise StorageError(f"{self._keys.database} is gone: restore it, or start again to do without its keys")
+            if identity != self._identity or self._connection is None:
+                self._open(identity)
+            return self._opened, self._version(), _content(self._keys.pepper_file)
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise StorageError(f"{self._keys.database}: {error}") from None
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self, identity: tuple[int, ...] | None) -> None:
+        self.close()
+        self._opened += 1
+        self._identity = identity
+        if identity is not None:
+            self._connection = self._keys.connect()
+
+    def _version(self) -> int:
+        """Of the database's content, as this connection counts."""
+        if self._connection is None:
+            return 0
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Another when another file is put there; None without a file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _content(path: Path) -> tuple[int, ...] | None:
+    """Another when a small file is written, replaced, or let be read by others; None without a file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
 
 
 def _check(partner: str, scopes: Collection[str]) -> None:
