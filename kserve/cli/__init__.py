@@ -89,6 +89,7 @@ for _command in (
     reading.get,
     eligibility.eligible,
     server.serve,
+    server.reload,
     pages.status_page,
     building.synth,
     demo.demo,

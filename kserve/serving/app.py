@@ -1,10 +1,11 @@
-"""The server as a process: the application, listening, and draining."""
+"""The public application, and a server of it in one process; `kserve serve` runs it in workers (`workers`)."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,19 @@ import uvloop
 from aiohttp import web
 
 import kserve
-from kserve.errors import SettingError
-from kserve.notices.deliverer import NoticesThread
 from kserve.serving import logs, metrics, openapi, problems
-from kserve.serving.console import Console
-from kserve.serving.pages import StatusPage, status_app
+from kserve.serving.accepting import Door, Table, listening, refuse_new
+from kserve.serving.office import OfficeThread
+from kserve.serving.pages import status_app
 from kserve.serving.protocol import Runner, assert_c_parser
 from kserve.serving.routes import table
-from kserve.serving.sentinel import Sentinel
 from kserve.serving.site import Call, Front, Handler, Site, encode, log
 from kserve.settings import Settings
-from kserve.snapshots.catalog import Catalog
 
 if TYPE_CHECKING:
     from kserve._core import Store
 
 SITE = web.AppKey("site", Site)
-BACKLOG = 1024
 
 Made = Callable[[], tuple[web.Application, Front]]
 Session = Callable[[str], bool]
@@ -45,51 +42,56 @@ def make_app(store: Store, settings: Settings) -> web.Application:
         _add(app, site, route.method, route.path, route.handler)
     document = encode(openapi.document(routes, settings, kserve.__version__))
     _add(app, site, "GET", "/openapi.json", _constant(document))
-    _add(app, site, "GET", "/metrics", metrics.page(Catalog(settings.data), settings))
-    StatusPage(site).mount(app)
-    if settings.console:
-        Console(site).mount(app)
-    app.cleanup_ctx.append(_watched)
+    app.cleanup_ctx.append(_shown)
     app.on_cleanup.append(_stop_threads)
     return app
 
 
 def run(settings: Settings, session: Session | None = None) -> None:
-    """Serve the announced snapshot of ``settings.data`` until SIGTERM or SIGINT, then drain.
+    """Serve the announced snapshot of ``settings.data`` from this process alone, until SIGTERM or SIGINT, then drain.
 
-    ``session`` runs in a thread once the server listens; that it returns False or raises ends the serving too.
-    Raises NothingPublished or SnapshotError if there is nothing to serve, SettingError if the address cannot be had.
+    The office is a thread of it. ``session`` runs in another one once the server listens; that it returns False or
+    raises ends the serving too. Raises NothingPublished or SnapshotError if there is nothing to serve, SettingError if
+    an address cannot be had.
     """
     logs.configure()
     assert_c_parser()
-    with kserve.open(settings.data, settings=settings) as store:
+    places = Table(1)
+    with (
+        kserve.open(settings.data, settings=settings) as store,
+        listening(settings.host, settings.port) as listener,
+        OfficeThread(settings, places) as office,
+    ):
 
         def made() -> tuple[web.Application, Front]:
             app = make_app(store, settings)
             return app, app[SITE]
 
-        uvloop.run(_serve(made, settings, session))
+        uvloop.run(_serve(made, listener, places, session, admin=office.address))
 
 
 def run_status(settings: Settings, session: Session | None = None) -> None:
     """Serve the status page alone, as :func:`run` serves scores. Raises SettingError if the address cannot be had."""
     logs.configure()
     assert_c_parser()
-    uvloop.run(_serve(lambda: status_app(settings), settings, session))
+    with listening(settings.host, settings.port) as listener:
+        uvloop.run(_serve(lambda: status_app(settings), listener, Table(1), session))
 
 
-async def _serve(made: Made, settings: Settings, session: Session | None) -> None:
-    stopped = _stop_signal()
+async def _serve(made: Made, listener: socket.socket, places: Table, session: Session | None, **said: str) -> None:
+    stopped = stop_signal()
     app, front = made()
     runner = Runner(app, front)
     await runner.setup()
     try:
-        address = await _listen(runner, settings)
+        door = Door(runner, listener, places, 0, front.settings.max_connections)
+        await door.start()
         if SITE in app:
-            app[SITE].seat.open_to("server", address)
-        log.info("listening", address=address, version=front.version(), pid=os.getpid())
-        reason = await _end(stopped, session, address)
-        log.info("draining", reason=reason, seconds=settings.drain_timeout)
+            app[SITE].seat.open_to("server", door.name)
+        log.info("listening", address=door.name, **said, version=front.version())
+        reason = await _end(stopped, session, door.name)
+        log.info("draining", reason=reason, seconds=front.settings.drain_timeout)
+        refuse_new(listener)
     finally:
         await runner.cleanup()
     log.info("stopped")
@@ -104,17 +106,6 @@ async def _end(stopped: asyncio.Future[str], session: Session | None, address: s
         if task.done() and not task.result():
             return "the session is over"
     return await stopped
-
-
-async def _listen(runner: Runner, settings: Settings) -> str:
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
-    try:
-        await site.start()
-    except OSError as error:
-        raise SettingError(
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror or error}"
-        ) from None
-    return site.name
 
 
 def _add(app: web.Application, site: Site, method: str, path: str, handler: Handler) -> None:
@@ -139,27 +130,22 @@ def _constant(body: bytes) -> Handler:
     return answer
 
 
-async def _watched(app: web.Application) -> AsyncIterator[None]:
-    """Let the other processes of the host see what is served here, and watch what they serve."""
+async def _shown(app: web.Application) -> AsyncIterator[None]:
+    """Let the other processes of the host see what is served here."""
     site = app[SITE]
-    threads: list[metrics.Shower | Sentinel | NoticesThread] = [metrics.Shower(site.seat)]
     if site.follower is not None:
         site.follower.serves_at("")
-        if site.settings.sentinel:
-            threads.append(Sentinel(Catalog(site.settings.data), site.settings))
-        threads.append(NoticesThread(site.settings))
-    for thread in threads:
-        thread.start()
+    shower = metrics.Shower(site.seat)
+    shower.start()
     yield
-    for thread in reversed(threads):
-        await asyncio.to_thread(thread.stop)
+    await asyncio.to_thread(shower.stop)
 
 
 async def _stop_threads(app: web.Application) -> None:
     app[SITE].slow.shutdown(wait=False, cancel_futures=True)
 
 
-def _stop_signal() -> asyncio.Future[str]:
+def stop_signal() -> asyncio.Future[str]:
     """Done at the first SIGTERM, SIGINT or SIGHUP; the second ends the process at once."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()

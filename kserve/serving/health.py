@@ -52,7 +52,7 @@ def readiness() -> Handler:
     async def ready(call: Call) -> web.Response:
         if call.site.draining:
             raise Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
-        _check_known_answer(call.snapshot)
+        check_known_answer(call.snapshot)
         share = await resident.share(call.site, call.snapshot)
         return call.json(Ready("ready", call.version, share, await _processes(call.site)))
 
@@ -65,17 +65,19 @@ async def _processes(site: Site) -> list[Process]:
         seats = await asyncio.get_running_loop().run_in_executor(site.slow, site.roster.seats)
     except OSError:
         return []
-    return [_process(seat) for seat in seats]
+    return [process(seat) for seat in seats]
 
 
-def _process(seat: SeatView) -> Process:
+def process(seat: SeatView) -> Process:
+    """A process as others see it."""
     staged = None
     if seat.staged is not None:
         staged = Staged(seat.staged, seat.staged_state, seat.refused or UNSET)
     return Process(seat.pid, seat.role, seat.version, staged, seat.resident)
 
 
-def _check_known_answer(snapshot: Snapshot) -> None:
+def check_known_answer(snapshot: Snapshot) -> None:
+    """Raises Problem ``not-ready`` unless the snapshot gives the score that the builder wrote down apart from it."""
     try:
         profile_id, expected = snapshot.known_answer()
         found = snapshot.score(profile_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import msgspec
@@ -15,6 +16,7 @@ def configure() -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_pid,
     ]
     terminal = sys.stderr.isatty()
     last: list[Processor] = (
@@ -40,6 +42,12 @@ def configure() -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("kserve").setLevel(logging.INFO)
+
+
+def _add_pid(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Whose line it is: all processes of a server write to one place."""
+    event.setdefault("pid", os.getpid())
+    return event
 
 
 def _to_json(logger: WrappedLogger, method: str, event: EventDict) -> str:

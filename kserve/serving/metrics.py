@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from kserve._roster import Roster, Seat, SeatView, Served
 from kserve.errors import KserveError
-from kserve.serving.site import Call, Handler, respond
+from kserve.serving.pages import PageHandler, reply
+from kserve.serving.site import Front
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.orders import Orders
@@ -142,15 +144,14 @@ def add(one: Served | None, other: Served) -> Served:
     return other if one is None else Served(*map(sum, zip(one, other, strict=True)))
 
 
-def page(catalog: Catalog, settings: Settings) -> Handler:
-    """GET /metrics in Prometheus' text form; rendered off the event loop."""
+def page(front: Front) -> PageHandler:
+    """GET /metrics in Prometheus' text form; rendered in a thread."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Processes(catalog, settings))
+    registry.register(Processes(Catalog(front.settings.data), front.settings))
+    thread = ThreadPoolExecutor(1, thread_name_prefix="kserve-metrics")
 
-    async def metrics(call: Call) -> web.Response:
-        loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(call.site.slow, generate_latest, registry)
-        headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
-        return respond(200, text, headers, call.id, call.version)
+    async def metrics(request: web.Request) -> web.Response:
+        text = await asyncio.get_running_loop().run_in_executor(thread, generate_latest, registry)
+        return reply(front, request, 200, text, {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
     return metrics
