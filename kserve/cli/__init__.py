@@ -25,6 +25,7 @@ from kserve.cli import (
     reading,
     server,
     status,
+    top,
     webhooks,
 )
 from kserve.errors import KserveError, StorageError
@@ -90,6 +91,7 @@ for _command in (
     eligibility.eligible,
     server.serve,
     server.reload,
+    top.top,
     pages.status_page,
     building.synth,
     demo.demo,
