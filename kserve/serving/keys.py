@@ -346,7 +346,7 @@ class Watched:
             identity = _identity(self._keys.database)
             if identity is None and self._identity is not None:
                 raise StorageError(f"{self._keys.database} is gone: restore it, or start again to do without its keys")
-            if identity != self._identity or self._connection is None:
+            if identity != self._identity or (identity is not None and self._connection is None):
                 self._open(identity)
             return self._opened, self._version(), _content(self._keys.pepper_file)
         except (OSError, sqlite3.Error) as error:

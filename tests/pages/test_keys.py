@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hmac
+import sqlite3
 import stat
 import threading
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kserve.errors import SettingError, StorageError, UnknownKey
-from kserve.serving.keys import PREFIX, SCOPES, Keys
+from kserve.serving.keys import DEFAULT_TIER, PREFIX, SCOPES, Keys, Watched
+
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -106,9 +112,12 @@ def test_a_pepper_that_others_can_read_is_refused(keys: Keys, tmp_path: Path) ->
 
 
 def test_a_pepper_that_is_gone_is_not_made_anew(keys: Keys, tmp_path: Path) -> None:
-    _, text = keys.create("maria", ["console"])
+    key, text = keys.create("maria", ["console"])
     (tmp_path / "pepper").rename(tmp_path / "kept")
     assert keys.check(text, "console") is None
+    for act in (keys.book, lambda: keys.rotate(key.id, HOUR)):
+        with pytest.raises(SettingError, match="is gone"):
+            act()
     with pytest.raises(SettingError, match="is gone"):
         keys.create("joe", ["console"])
     (tmp_path / "kept").rename(tmp_path / "pepper")
@@ -137,3 +146,145 @@ def test_many_at_once_make_one_pepper(tmp_path: Path) -> None:
     assert len(Keys(tmp_path).listed()) == len(made) == 8
     assert all(Keys(tmp_path).check(text, "batch") for text in made)
     assert {path.name for path in tmp_path.iterdir()} == {"keys.db", "pepper"}
+
+
+def downgrade(data: Path) -> None:
+    """The database as it was before there were tiers."""
+    with closing(sqlite3.connect(data / "keys.db")) as connection, connection:
+        for column in ("tier", "old_digest", "old_until"):
+            connection.execute(f"ALTER TABLE keys DROP COLUMN {column}")
+
+
+def test_a_database_without_tiers_is_read_and_brought_up_to_date(keys: Keys, tmp_path: Path) -> None:
+    key, text = keys.create("maria", ["console"], tier="site")
+    downgrade(tmp_path)
+    (old,) = keys.listed()
+    assert (old.id, old.tier, old.old_until) == (key.id, DEFAULT_TIER, None)
+    assert keys.check(text, "console") == old == next(iter(keys.book()))
+    other, _ = keys.create("joe", ["batch"], tier="site")
+    assert [found.tier for found in keys.listed()] == [DEFAULT_TIER, "site"]
+    assert keys.listed() == [old, other]
+    assert keys.check(text, "console") == old
+
+
+def test_both_secrets_are_valid_until_the_overlap_ends(keys: Keys, tmp_path: Path) -> None:
+    key, old = keys.create("maria", ["console"], tier="site")
+    rotated, new = keys.rotate(key.id, HOUR)
+    assert old != new
+    assert (rotated.id, rotated.tier, rotated.scopes, rotated.rotating) == (key.id, "site", key.scopes, True)
+    assert keys.check(old, "console") == keys.check(new, "console") == rotated
+    matches = [keys.book().match(text) for text in (old, new)]
+    assert [match and match.ends for match in matches] == [rotated.old_until, None]
+    with closing(sqlite3.connect(tmp_path / "keys.db")) as connection, connection:
+        connection.execute("UPDATE keys SET old_until = ?", ((datetime.now(UTC)).isoformat(),))
+    assert keys.check(old, "console") is None
+    assert keys.check(new, "console") is not None
+    assert not keys.show(key.id).rotating
+
+
+def test_a_key_has_two_secrets_at_most(keys: Keys) -> None:
+    key, first = keys.create("maria", ["console"])
+    _, second = keys.rotate(key.id, HOUR)
+    with pytest.raises(SettingError, match="two secrets until"):
+        keys.rotate(key.id, HOUR)
+    _, third = keys.rotate(key.id, timedelta(0))
+    assert [keys.check(text, "console") is None for text in (first, second, third)] == [True, True, False]
+
+
+def test_revoking_ends_both_secrets(keys: Keys) -> None:
+    key, old = keys.create("maria", ["console"])
+    _, new = keys.rotate(key.id, HOUR)
+    keys.revoke(key.id)
+    assert keys.check(old, "console") is keys.check(new, "console") is None
+    with pytest.raises(SettingError, match="is revoked"):
+        keys.rotate(key.id, HOUR)
+    with pytest.raises(UnknownKey):
+        keys.rotate("x" * 12, HOUR)
+
+
+def test_an_expired_key_is_not_kept_alive_by_its_rotation(keys: Keys) -> None:
+    key, old = keys.create("maria", ["console"], timedelta(hours=1))
+    rotated, new = keys.rotate(key.id, timedelta(days=1))
+    book = keys.book()
+    for text in (old, new):
+        match = book.match(text)
+        assert match is not None
+        assert match.ends == key.expires_at == rotated.expires_at
+
+
+def wrong_texts(keys: Keys) -> list[str]:
+    """One of every kind that is refused."""
+    _, text = keys.create("maria", ["console"])
+    revoked, gone = keys.create("maria", ["console"])
+    keys.revoke(revoked.id)
+    _, over = keys.create("maria", ["console"], timedelta(seconds=-1))
+    unknown = f"{PREFIX}{'x' * 12}{text[len(PREFIX) + 12 :]}"
+    wrong = f"{text[:-10]}{'a' if text[-10] != 'a' else 'b'}{text[-9:]}"
+    return [gone, over, unknown, wrong, f"{text[:-1]}#", text[:-1], "", "ks_live_\ud800", "x" * 10_000]
+
+
+def test_every_refusal_costs_the_same(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One HMAC of the same length, two comparisons with it and one of the checksum, and no file is looked at."""
+    texts, book = wrong_texts(keys), keys.book()
+    acts: list[tuple[Any, ...]] = []
+
+    def digest(key: bytes, message: bytes, kind: Any) -> bytes:
+        acts.append(("digest", len(key), len(message)))
+        return bytes(range(32))
+
+    def compare(one: Any, other: Any) -> bool:
+        acts.append(("compare", len(one), len(other)))
+        return True
+
+    monkeypatch.setattr(hmac, "digest", digest)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    monkeypatch.setattr(Keys, "connect", None)
+    done = []
+    for text in texts:
+        acts.clear()
+        book.match(text)
+        done.append(tuple(acts))
+    assert set(done) == {(("digest", 32, 45), *[("compare", 32, 32)] * 2, ("compare", 6, 6))}
+
+
+def test_a_book_takes_what_has_not_changed_from_the_one_before(keys: Keys, tmp_path: Path) -> None:
+    one, _ = keys.create("maria", ["console"])
+    two, _ = keys.create("joe", ["console"])
+    first = keys.book()
+    assert (len(first), keys.book(first).changed_since(first)) == (2, set())
+    keys.revoke(one.id)
+    three, _ = keys.create("eve", ["batch"])
+    second = keys.book(first)
+    assert second.changed_since(first) == {one.id, three.id}
+    assert second.records[two.id] is first.records[two.id]
+    (tmp_path / "pepper").write_bytes(bytes(32))
+    assert keys.book(second).changed_since(second) is None
+
+
+def test_what_is_watched_differs_when_something_has_changed(keys: Keys, tmp_path: Path) -> None:
+    watched = Watched(keys)
+    states = [watched.state()]
+    assert states[0] == watched.state()
+
+    def changed() -> bool:
+        states.append(watched.state())
+        return states[-1] not in states[:-1] and states[-1] == watched.state()
+
+    key, _ = keys.create("maria", ["console"])
+    assert changed()
+    keys.rotate(key.id, HOUR)
+    assert changed()
+    keys.revoke(key.id)
+    assert changed()
+    (tmp_path / "pepper").write_bytes(bytes(32))
+    assert changed()
+    copy = tmp_path / "copy"
+    copy.write_bytes((tmp_path / "keys.db").read_bytes())
+    copy.rename(tmp_path / "keys.db")
+    assert changed()
+    (tmp_path / "keys.db").unlink()
+    with pytest.raises(StorageError, match="is gone"):
+        watched.state()
+    keys.create("maria", ["console"])
+    assert changed()
+    watched.close()
