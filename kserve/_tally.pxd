@@ -61,6 +61,7 @@ cdef enum:                      # gauge: the place in GAUGES
     KEPT_CLAIM
     KEPT_OTHER
     KEYS_KNOWN                  # in the keyring of the process
+    KEYS_STALE                  # seconds since the keys could last be read; 0: all is well
     LIMITS_KEYS                 # slots in use
     LIMITS_MODE                 # 0 memory, 1 leased, 2 alone
     LIMITS_HOSTS                # that share the limits

@@ -103,6 +103,7 @@ OF_PROCESS = {
     Gauge.KEPT_CLAIM: _kept("claim"),
     Gauge.KEPT_OTHER: _kept("other"),
     Gauge.KEYS_KNOWN: Named("kserve_keys_known", "Keys that were seen and are known without a look into the store."),
+    Gauge.KEYS_STALE: Named("kserve_keys_stale_seconds", "Time since keys could last be read; 0 when all is well."),
     Gauge.DRAINING: Named("kserve_draining", "Whether the process takes no new connections."),
 }
 
