@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,9 +14,15 @@ from kserve.cli import options, output
 from kserve.errors import SettingError
 from kserve.settings import Settings, load
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.durable import storage, write_file
 
 if TYPE_CHECKING:
     from kserve.cli.samples import Sample
+
+KEY_FILE = "demo-key"
+"""In the data directory: the key that the questions are asked with."""
+
+KEY_SCOPES = ("score:read", "batch")
 
 
 def demo(
@@ -29,7 +37,8 @@ def demo(
     """Show everything at once, on synthetic profiles: two daily snapshots, and questions with their real answers.
 
     For the first look, and to have something to develop against. It needs nothing else: no Redis, no root, no network.
-    What an earlier run made in DATA is used again. A DATA with real snapshots in it is refused.
+    It makes a key to ask with, keeps it in DATA/demo-key, and shows it. What an earlier run made in DATA is used again.
+    A DATA with real snapshots in it is refused.
 
     Example:
 
@@ -41,7 +50,7 @@ def demo(
     from kserve.cli.nights import Nights
 
     versions = Nights(settings, profiles, seed, quiet=as_json).published()
-    _serve(settings, versions, stay=serve, as_json=as_json)
+    _serve(settings, versions, _key(settings.data), stay=serve, as_json=as_json)
 
 
 def _check_address(settings: Settings) -> None:
@@ -56,7 +65,24 @@ def _check_address(settings: Settings) -> None:
         ) from None
 
 
-def _serve(settings: Settings, versions: list[str], *, stay: bool, as_json: bool) -> None:
+def _key(data: Path) -> str:
+    """The key of an earlier run if it is still live, else a new one. Raises StorageError."""
+    from kserve.cli.nights import BY
+    from kserve.serving.keys import Keys
+
+    keys, file = Keys(data), data / KEY_FILE
+    with suppress(OSError, ValueError):
+        text = file.read_text("ascii").strip()
+        if all(keys.check(text, scope) for scope in KEY_SCOPES):
+            return text
+    _, text = keys.create(BY, KEY_SCOPES)
+    with storage(f"writing {file}"):
+        file.unlink(missing_ok=True)
+        write_file(file, f"{text}\n".encode(), 0o600)
+    return text
+
+
+def _serve(settings: Settings, versions: list[str], key: str, *, stay: bool, as_json: bool) -> None:
     """Ask a running server, in it and over HTTP, and show what it answers."""
     from kserve.cli import samples
     from kserve.serving import app
@@ -66,11 +92,12 @@ def _serve(settings: Settings, versions: list[str], *, stay: bool, as_json: bool
     def session(address: str) -> bool:
         with Catalog(settings.data).open() as snapshot:
             picks = samples.choose(snapshot)
-        asked = samples.over_http(address, address if stay else shown, picks)
+        asked = samples.over_http(address, address if stay else shown, picks, key)
         lines = samples.in_process(settings.data, picks)
         if as_json:
-            output.emit(_document(address if stay else None, versions, asked, lines))
+            output.emit(_document(address if stay else None, versions, key, asked, lines))
         else:
+            output.say(f"\nThe key, also in {settings.data / KEY_FILE}: {key}")
             _print(asked, lines)
             output.say()
             output.say(
@@ -81,10 +108,13 @@ def _serve(settings: Settings, versions: list[str], *, stay: bool, as_json: bool
     app.run(settings if stay else settings.model_copy(update={"port": 0}), session)
 
 
-def _document(address: str | None, versions: list[str], asked: list[Sample], lines: list[Sample]) -> dict[str, Any]:
+def _document(
+    address: str | None, versions: list[str], key: str, asked: list[Sample], lines: list[Sample]
+) -> dict[str, Any]:
     return {
         "address": address,
         "versions": versions,
+        "key": key,
         "curl": [{"command": sample.asked, "answer": json.loads(sample.answer)} for sample in asked],
         "python": [{"code": sample.asked, "result": sample.answer or None} for sample in lines],
     }

@@ -79,8 +79,8 @@ def _rule(profile: Profile) -> dict[str, Any]:
     return rule
 
 
-def over_http(address: str, shown: str, picks: Picks) -> list[Sample]:
-    """Ask the server at ``address``; the curl lines say ``shown``. Raises OSError when it does not answer."""
+def over_http(address: str, shown: str, picks: Picks, key: str) -> list[Sample]:
+    """Ask the server at ``address``; the curl lines say ``shown``. Raises OSError when nobody answers."""
     ids = [str(profile_id) for profile_id in (picks.scored, picks.unscored) if profile_id is not None]
     questions: list[tuple[str, Any]] = [(f"/v3/scores/{profile_id}", None) for profile_id in ids]
     if picks.name is not None:
@@ -88,18 +88,20 @@ def over_http(address: str, shown: str, picks: Picks) -> list[Sample]:
     questions.append(("/v3/scores/batch", {"ids": ids}))
     questions.append(("/v3/eligibility", {"rule": picks.rule, "ids": ids, "count": True}))
     questions.append(("/v3/snapshot", None))
-    return [Sample(_curl(shown + path, body), _ask(address + path, body)) for path, body in questions]
+    return [Sample(_curl(shown + path, body, key), _ask(address + path, body, key)) for path, body in questions]
 
 
-def _curl(url: str, body: Any) -> str:
+def _curl(url: str, body: Any, key: str) -> str:
+    asked = f'curl -s {shlex.quote(url)} -H "Authorization: Bearer {key}"'
     if body is None:
-        return f"curl -s {shlex.quote(url)}"
-    return f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+        return asked
+    return f"{asked} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
-def _ask(url: str, body: Any) -> str:
+def _ask(url: str, body: Any, key: str) -> str:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
+    headers = {"Authorization": f"Bearer {key}"} | ({"Content-Type": "application/json"} if data else {})
+    request = urllib.request.Request(url, data, headers)
     try:
         with _direct.open(request, timeout=SECONDS) as response:
             answer: bytes = response.read()

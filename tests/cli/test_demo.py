@@ -19,6 +19,7 @@ import pytest
 from cli.support import TAXONOMY, done, ended, process, run, started, tree
 
 import kserve
+from kserve.serving.keys import Keys
 from kserve.snapshots import gates
 from kserve.snapshots.catalog import Catalog
 
@@ -57,6 +58,15 @@ def test_answers_show_every_kind(shown: tuple[Path, Any]) -> None:
     assert all("http://127.0.0.1:1/v3/" in sample["command"] for sample in shown[1]["curl"])
 
 
+def test_the_key_is_kept_and_used_again(shown: tuple[Path, Any]) -> None:
+    data, document = shown
+    file = data / "demo-key"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (f"{document['key']}\n", 0o600)
+    assert all(f'-H "Authorization: Bearer {document["key"]}"' in sample["command"] for sample in document["curl"])
+    (key,) = Keys(data).listed()
+    assert (key.state, key.tier, key.scopes) == ("live", "partner", ("score:read", "batch"))
+
+
 def test_python_lines_are_true(shown: tuple[Path, Any]) -> None:
     known: dict[str, Any] = {}
     opening, *rest = shown[1]["python"][1:]
@@ -90,7 +100,7 @@ def _typed(command: str) -> Any:
             name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
         }  # curl is not ours to sanitize
         return json.loads(subprocess.run(words, capture_output=True, check=True, timeout=20, env=plain).stdout)
-    headers = dict([words[words.index("-H") + 1].split(": ")]) if "-H" in words else {}
+    headers = dict(words[place + 1].split(": ") for place, word in enumerate(words) if word == "-H")
     body = words[words.index("-d") + 1].encode() if "-d" in words else None
     with urllib.request.urlopen(urllib.request.Request(words[2], body, headers), timeout=20) as answer:
         return json.loads(answer.read())
