@@ -1,4 +1,4 @@
-"""What is served, counted: each server shows its counts to all, and every server tells the counts of all as metrics."""
+"""The metrics of a host: what its servers have answered from which version, what is in force, and what they count."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kserve._roster import Roster, Seat, SeatView, Served
+from kserve._tally import Tallies
 from kserve.errors import KserveError
 from kserve.serving.pages import PageHandler, reply
+from kserve.serving.samples import tally_file
 from kserve.serving.site import Front
+from kserve.serving.tallied import Tallied
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.orders import Orders
@@ -49,38 +52,40 @@ class Shower(threading.Thread):
 
 
 class Processes(Collector):
-    """The roster, the log and the manifests of one data directory as metrics."""
+    """The roster, the log, the manifests and the counters of one data directory as metrics."""
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._orders = Orders(catalog, settings)
         self._roster = Roster(catalog.roster)
+        self._tallied = Tallied(Tallies(tally_file(settings.data)))
         self._one_at_a_time = threading.Lock()
 
     def collect(self) -> list[Metric]:
-        """All that docs/http-api.md lists."""
+        """All that docs/metrics.md lists."""
         with self._one_at_a_time:
             seats = self._roster.seats()
-            return [_info(seats), _resident(seats), _staged(seats), *_served(seats), *self._in_force()]
+            of_versions = [_info(seats), _resident(seats), _staged(seats), *_served(seats), *self._in_force()]
+            return [*of_versions, *self._tallied.collect()]
 
     def _in_force(self) -> Iterator[Metric]:
         state = self._orders.state()
         yield _gauge("kserve_pinned", "Whether a version is pinned.", float(state.pin is not None))
         yield _gauge("kserve_frozen", "Whether the sentinel waits for a human.", float(state.frozen))
         orders = [entry.at for entry in self._catalog.log.entries() if entry.act in ("announce", "rollback")]
-        if orders:
-            yield _gauge(
-                "kserve_announced_timestamp_seconds", "When a version was last ordered.", orders[-1].timestamp()
-            )
+        ordered = orders[-1].timestamp() if orders else None
+        yield _gauge("kserve_announced_timestamp_seconds", "When a version was last ordered.", ordered)
+        yield _gauge("kserve_snapshot_age_seconds", "Time since the announced version was scored.", self._age())
+
+    def _age(self) -> float | None:
         try:
             with self._catalog.open() as snapshot:
-                age = time.time() - snapshot.scored_at / 1e6
+                return time.time() - snapshot.scored_at / 1e6
         except (KserveError, OSError):
-            return  # no age is better than a wrong one
-        yield _gauge("kserve_snapshot_age_seconds", "Time since the announced version was scored.", age)
+            return None  # no age is better than a wrong one
 
 
-def _gauge(name: str, help_text: str, value: float) -> Metric:
+def _gauge(name: str, help_text: str, value: float | None) -> Metric:
     return GaugeMetricFamily(name, help_text, value=value)
 
 

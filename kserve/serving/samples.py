@@ -25,8 +25,11 @@ _KEPT = slice(Gauge.KEPT_SITE, Gauge.KEPT_OTHER + 1)
 
 
 def tally_file(data: Path) -> Path:
-    """Where the processes that serve a data directory count. Raises OSError."""
-    return shared_folder(data) / "tally"
+    """Where the processes that serve a data directory count; where nothing can be shared, a place without a file."""
+    try:
+        return shared_folder(data) / "tally"
+    except OSError:
+        return data / "shm" / "tally"
 
 
 class Latency(Struct, frozen=True):
