@@ -38,11 +38,9 @@ cdef enum:
     LAYOUT = 1
     PAGE = 4096
     SEAT_COUNT = 256
-    RING_SIZE = 4096
     SEAT_SIZE = PAGE + 8 * RING_SIZE
     ORDER_SIZE = 1536
     TRIES = 1000                # of a copy, which takes less than a microsecond
-    LOWEST = 100                # hundredths of a point
     UNSCORED_STATUS = 1         # kserve.records.Status
     SCORED_STATUS = 2
 
@@ -53,39 +51,6 @@ RING = RING_SIZE
 FILE_SIZE = PAGE + SEAT_COUNT * SEAT_SIZE
 HEADER = struct.pack("=8sQ", b"KSROSTER", LAYOUT)
 PREPARING, READY, REFUSED = "preparing", "ready", "refused"
-
-cdef packed struct Counters:
-    uint64_t scored
-    uint64_t unscored
-    uint64_t unknown
-    uint64_t lowest
-    uint64_t hundredths
-    uint64_t squares
-    uint64_t asked
-    uint64_t eligible
-    uint64_t requests
-    uint64_t errors
-
-cdef packed struct Info:
-    uint64_t pid
-    double since                # seconds since 1970
-    double switched
-    double resident             # NaN: not known yet
-    uint64_t switches
-    uint64_t ids                # put into the ring, ever
-    char role[16]
-    char state[16]
-    char version[48]
-    char staged[48]
-    char previous[48]
-    char address[128]
-    char refused[512]
-    Counters now
-    Counters before
-
-cdef struct Place:
-    uint64_t sequence           # odd while the holder writes
-    Info info
 
 cdef struct Order:
     uint64_t length
@@ -137,20 +102,6 @@ class SeatView(NamedTuple):
 
 cdef class Seat:
     """One process's own place; see the stub."""
-
-    cdef Info info
-    cdef Info outgoing
-    cdef uint64_t ring[RING_SIZE]
-    cdef uint64_t copied        # ids of the ring that are in the file
-    cdef Place *shared          # NULL: nobody sees this seat
-    cdef uint64_t *shared_ring
-    cdef uint8_t[::1] mapping
-    cdef object writing
-    cdef str path
-    cdef str version
-    cdef str before
-    cdef int descriptor
-    cdef readonly int place
 
     def __cinit__(self):
         self.descriptor = self.place = -1  # whatever fails from here on: 0 is somebody else's
@@ -241,18 +192,14 @@ cdef class Seat:
         self.info.resident = share
         self.flush()
 
-    cdef inline Counters *counters(self, str version) noexcept:
+    cdef Counters *counters(self, str version) noexcept:
         if version is self.version or version == self.version:
             return &self.info.now
         return &self.info.before if version == self.before else NULL
 
-    cdef inline void remember(self, uint64_t profile_id) noexcept:
-        self.ring[self.info.ids % RING_SIZE] = profile_id
-        self.info.ids += 1
-
     def answered(self, str version, uint64_t profile_id, points):
         cdef Counters *counters = self.counters(version)
-        self.remember(profile_id)
+        remember(self, profile_id)
         if counters == NULL:
             return
         if points is None:
@@ -262,7 +209,7 @@ cdef class Seat:
 
     def unknown(self, str version, uint64_t profile_id):
         cdef Counters *counters = self.counters(version)
-        self.remember(profile_id)
+        remember(self, profile_id)
         if counters != NULL:
             counters.unknown += 1
 
@@ -272,7 +219,7 @@ cdef class Seat:
         if not ids.shape[0] == points.shape[0] == status.shape[0]:
             raise ValueError("ids, points and status are not of one length")
         for i in range(ids.shape[0]):
-            self.remember(ids[i])
+            remember(self, ids[i])
             if counters == NULL:
                 continue
             if status[i] == SCORED_STATUS:
@@ -284,7 +231,7 @@ cdef class Seat:
 
     def asked(self, str version, uint64_t profile_id, bint eligible):
         cdef Counters *counters = self.counters(version)
-        self.remember(profile_id)
+        remember(self, profile_id)
         if counters != NULL:
             counters.asked += 1
             counters.eligible += eligible
@@ -383,11 +330,7 @@ class Roster:
 
 
 cdef inline void count_score(Counters *counters, double points) noexcept:
-    cdef uint64_t hundredths = <uint64_t>(points * 100 + 0.5)
-    counters.scored += 1
-    counters.lowest += hundredths == LOWEST
-    counters.hundredths += hundredths
-    counters.squares += hundredths * hundredths
+    count_hundredths(counters, <uint64_t>(points * 100 + 0.5))
 
 
 cdef inline Place *place_at(const uint8_t *base, uint64_t place) noexcept:

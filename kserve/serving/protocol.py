@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from kserve._wire import Wire, WireSite
 from kserve.serving import problems
-from kserve.serving.site import Front, log
+from kserve.serving.framing import Framing
+from kserve.serving.patterns import Patterns
+from kserve.serving.site import Front, Site, log
 
 if TYPE_CHECKING:
     from kserve.serving.problems import Problem
@@ -35,20 +39,29 @@ def assert_c_parser() -> None:
 
 
 class Connection(web.RequestHandler):
-    """One connection.
+    """One connection, answered by the compiled path and by aiohttp in turn.
+
+    What is read goes to :class:`~kserve._wire.Wire` first, which gives aiohttp whatever it does not answer itself, from
+    the first byte, and takes over again once aiohttp :meth:`may_leave`.
 
     The header time-out runs from the moment the connection is open, and on a kept-alive one from the first byte of the
-    next request. A part of a request that came in the same read as the end of the one before it starts the time-out
+    next request. A part of a request that aiohttp read together with the end of the one before it starts the time-out
     with its next byte; until then the keep-alive time-out holds it, like any idle connection.
     """
 
-    __slots__ = ("_body", "_head_timer", "_site")
+    __slots__ = ("_body", "_framing", "_head_timer", "_send_timer", "_site", "_wire", "data_received")
 
-    def __init__(self, manager: Server, site: Front, **kwargs: Any) -> None:
+    data_received: Callable[[bytes], None]  # type: ignore[assignment]  # the slot takes the place of the method
+
+    def __init__(self, manager: Server, site: Front, wires: WireSite, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._site = site
+        self._wire = Wire(wires, self)
+        self.data_received = self._wire.data_received  # for uvloop to call C at once, without a method of ours between
+        self._framing = Framing()
         self._body: Any = EMPTY_PAYLOAD
         self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting_requests(self) -> int:
@@ -57,30 +70,82 @@ class Connection(web.RequestHandler):
 
     @property
     def busy(self) -> bool:
-        """Whether there is a request that is not answered yet."""
-        return self._waiter is None or self._waiter.done()
+        """Whether there is a request that is not answered yet, or an answer that is not sent yet."""
+        return self._waiter is None or self._waiter.done() or self._wire.held
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request."""
         super().connection_made(transport)
         self._start_head_timer()
+        if transport.get_extra_info("sslcontext") is None:
+            self._wire.attach(transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock."""
-        self._stop_head_timer()
+        self._wire.release()
+        self.stop_clock()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser; watch whether a request head is whole, begun, or not in question."""
+    def receive(self, data: bytes) -> None:
+        """Feed aiohttp's parser; watch whether a request head is whole, begun, or not in question."""
         seen = self._request_count
         in_body = not self._body.is_eof()
         super().data_received(data)
-        if self._request_count != seen:
+        found = self._request_count - seen
+        self._framing.follow(data, (self._messages[i][0] for i in range(-found, 0)))
+        if found:
             self._body = self._messages[-1][1]
-            if self._head_timer is not None:
-                self._stop_head_timer()
+            self.stop_clock()
         elif data and not in_body and self._head_timer is None:
             self._start_head_timer()
+
+    def may_leave(self) -> bool:
+        """Whether aiohttp has answered and sent everything, and has no part of what is read next."""
+        waiter = self._waiter
+        return (
+            waiter is not None
+            and not waiter.done()
+            and self._framing.between
+            and not (self._messages or self._close or self._force_close or self._upgraded or self._paused)
+            and not (self._reading_paused or self._buffer_paused)
+            and self.transport is not None
+            and self.transport.get_write_buffer_size() == 0
+        )
+
+    def finish(self, rest: bytes) -> bool:
+        """Send what the socket did not take at once. False: reading waits until the client has read it."""
+        transport = self.transport
+        if transport is None:
+            return False
+        transport.write(rest)
+        if transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() == 0:
+            return True
+        self._pause_reading_for_buffer()
+        transport.set_write_buffer_limits(high=0)  # so that we are told as soon as it is sent
+        self._send_timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
+        return False
+
+    def resume_writing(self) -> None:
+        """What was waiting to be sent is sent."""
+        super().resume_writing()
+        if self._wire.held:
+            self._stop_send_timer()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.set_write_buffer_limits()
+            self._resume_reading_for_buffer()
+            self._wire.go_on()
+
+    def _process_keepalive(self) -> None:
+        """As aiohttp does it, which does not know of the requests that others answer."""
+        last = self._loop.time() if self._wire.held else self._wire.answered_at
+        self._next_keepalive_close_time = max(self._next_keepalive_close_time, last + self._keepalive_timeout)
+        super()._process_keepalive()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -123,10 +188,16 @@ class Connection(web.RequestHandler):
     def _start_head_timer(self) -> None:
         self._head_timer = self._loop.call_later(self._site.settings.header_timeout, self._head_is_late)
 
-    def _stop_head_timer(self) -> None:
+    def stop_clock(self) -> None:
+        """The head of a request is whole."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _head_is_late(self) -> None:
         if self.busy and not self._force_close:
@@ -136,16 +207,24 @@ class Connection(web.RequestHandler):
         self.force_close()
 
 
+def compiled(site: Front) -> WireSite:
+    """The compiled path of a server. It leaves everything to aiohttp when it is turned off, or there are no scores."""
+    if isinstance(site, Site):
+        return WireSite(site.store, site.seat, Patterns(site), site.prefix, site.numbers, site.settings.compiled)
+    return WireSite(None, None, None, site.prefix, site.numbers, False)
+
+
 class Server(web.Server):
     """aiohttp's server of an application, on our connections."""
 
     def __init__(self, plain: web.Server, site: Front, **kwargs: Any) -> None:
         super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
         self._site = site
+        self.wires = compiled(site)
 
     def __call__(self) -> Connection:
         """A connection that has been accepted."""
-        return Connection(self, self._site, loop=self._loop, **self._kwargs)
+        return Connection(self, self._site, self.wires, loop=self._loop, **self._kwargs)
 
     @property
     def busy(self) -> int:
@@ -178,6 +257,8 @@ class Runner(web.AppRunner):
     async def cleanup(self) -> None:
         """Drain, then release everything."""
         self._kserve_site.draining = True
+        if isinstance(self.server, Server):
+            self.server.wires.on = False
         for site in self.sites:
             await site.stop()
         if isinstance(self.server, Server):

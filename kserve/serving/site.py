@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from msgspec import UNSET
 from multidict import istr
 
 from kserve._roster import Roster, Seat
+from kserve._wire import Numbers
 from kserve.errors import KserveError, UnknownProfile
 from kserve.serving import problems
 from kserve.serving.models import ProblemDocument
@@ -51,15 +51,16 @@ class Front:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self._prefix = os.urandom(4).hex()
-        self._numbers = itertools.count(1)
+        self.prefix = os.urandom(4).hex()
+        self.numbers = Numbers()
+        """Of requests; with the prefix they name those that the client has not named."""
 
     def request_id(self, request: web.BaseRequest) -> str:
         """The client's own id of the request when it is well-formed, else a new one."""
         given = request.headers.get(_REQUEST_ID)
         if given is not None and _WELL_FORMED_ID(given):
             return given
-        return f"{self._prefix}-{next(self._numbers)}"
+        return f"{self.prefix}-{next(self.numbers)}"
 
     def version(self) -> str | None:
         """The version in force, for errors outside of every handler; None when there is none."""
@@ -169,6 +170,10 @@ class Call:
         wanted = self.request.headers.get(_IF_NONE_MATCH)
         if wanted is None or not matches(wanted, etag):
             return None
+        return self.not_modified(etag)
+
+    def not_modified(self, etag: str) -> web.Response:
+        """304: the client has this representation already."""
         headers = {_ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
         return respond(304, None, headers, self.id, self.version)
 

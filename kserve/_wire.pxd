@@ -1,0 +1,98 @@
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from kserve._core cimport Store
+from kserve._json cimport MAX_CHANGES, MAX_UINT, SLACK
+from kserve._plain cimport Plain, Text
+from kserve._roster cimport Counters, Seat
+from kserve._view cimport View
+
+cdef enum:                      # gaps of a pattern, in the order of their letters in GAPS
+    ID_GAP
+    POINTS_GAP
+    CHANGES_GAP
+    ROW_GAP
+    REQUEST_ID_GAP
+    LENGTH_GAP
+    DATE_GAP
+    N_GAPS
+
+cdef enum:                      # outcomes, in the order of OUTCOMES
+    SCORED
+    NO_SCORE
+    UNCHANGED
+    UNKNOWN
+    N_OUTCOMES
+    NOT_OURS = -1               # aiohttp shall answer
+
+cdef enum:
+    MAX_PARTS = 12
+    MAX_FIXED = 1536            # bytes of an answer without what fills its gaps
+    MAX_ANSWER = 2048
+    ROUND = 32                  # requests that are looked up together
+    OUT_SIZE = 64 * 1024        # bytes that are sent at once
+
+cdef struct Part:
+    const char *text
+    uint32_t length
+    int gap                     # behind the text; N_GAPS: none
+
+cdef struct Pattern:
+    Part parts[MAX_PARTS]
+    int n
+    size_t fixed                # bytes without what fills the gaps
+
+cdef struct Answer:             # of one outcome
+    int status
+    Pattern head
+    Pattern body
+
+cdef class Numbers:
+    cdef uint64_t last
+
+cdef class WireSite:
+    cdef public bint on         # False: everything is for aiohttp
+    cdef Store store
+    cdef Seat seat
+    cdef Numbers numbers
+    cdef object patterns
+    cdef str version            # that the answers are made for
+    cdef list kept              # what they point into
+    cdef Answer answers[N_OUTCOMES]
+    cdef Counters *counters     # of this version, as long as one read is answered
+    cdef int64_t second         # that the date tells
+    cdef size_t prefix_length
+    cdef Text gaps[N_GAPS]
+    cdef char date[32]
+    cdef char request_id[64]
+    cdef char points[16]
+    cdef char changes[MAX_CHANGES + SLACK]
+    cdef char length[MAX_UINT + SLACK]
+    cdef char tag[96]           # the version, a dash, the row
+    cdef char *out
+    cdef size_t filled
+    cdef Plain asked[ROUND]
+    cdef const char *firsts[ROUND + 1]
+
+    cdef int renew(self, str version) except -1
+    cdef int learn(self, str version) except -1
+    cdef const char *answer(self, Wire wire, const char *at, const char *end) except NULL
+    cdef int read(self, const View *view, const char **at, const char *end) noexcept
+    cdef bint put(self, const View *view, const Plain *plain) noexcept
+    cdef int outcome_of(self, const View *view, const Plain *plain) noexcept
+    cdef void count(self, uint64_t profile_id, uint16_t score) noexcept
+    cdef Text whole_tag(self) noexcept
+    cdef Text name_of(self, const Plain *plain) noexcept
+    cdef bint flush(self, Wire wire) except -1
+
+cdef class Wire:
+    cdef WireSite site
+    cdef object connection      # None: it is lost
+    cdef int descriptor         # -1: aiohttp has the connection for good
+    cdef bint ours              # aiohttp has nothing of what comes next, and nothing to do or to send
+    cdef bint fresh             # nothing is answered yet
+    cdef readonly bint held     # an answer waits for the client to read, and what came since waits for that
+    cdef bytes waiting
+    cdef int64_t answered_ns    # the last answer, CLOCK_MONOTONIC
+
+    cdef int take(self, bytes data) except -1
+    cdef int answered(self) except -1

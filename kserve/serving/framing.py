@@ -1,0 +1,69 @@
+"""Where in a stream of requests aiohttp's parser is, as far as that can be proven from outside of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import hdrs
+from aiohttp.http import RawRequestMessage
+
+MAX_HEAD = 1 << 16
+"""Bytes of a head that is not whole yet; with more, nothing is known any more."""
+
+END_OF_HEAD = b"\r\n\r\n"
+
+
+class Framing:
+    """Follows what the parser is given, and says when it is between two requests.
+
+    It goes by what the parser itself found: how many requests, and how long their bodies are. A head ends with its
+    first empty line, a body when its Content-Length is there. What cannot be followed by that alone (chunked bodies,
+    upgrades, blank lines before a request, lines that do not end as they should) ends the knowledge for good.
+    """
+
+    __slots__ = ("_body_left", "_head")
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""  # begun, and not whole yet; None: nothing is known any more
+        self._body_left = 0
+
+    @property
+    def between(self) -> bool:
+        """Whether the next byte begins a request."""
+        return self._head == b"" and self._body_left == 0
+
+    def follow(self, data: bytes, found: Iterable[object]) -> None:
+        """The parser was given ``data``, and found these requests (or errors) that it had not found before."""
+        if self._head is None:
+            return
+        rest: bytes | None = self._past_body(self._head + data)
+        for message in found:
+            rest = None if rest is None else self._past_request(rest, message)
+        self._head = None if rest is None or len(rest) > MAX_HEAD else rest
+
+    def _past_body(self, data: bytes) -> bytes:
+        taken = min(self._body_left, len(data))
+        self._body_left -= taken
+        return data[taken:]
+
+    def _past_request(self, data: bytes, message: object) -> bytes | None:
+        head, end, rest = data.partition(END_OF_HEAD)
+        length = _body_length(message)
+        if not end or length is None or not _has_whole_lines(head):
+            return None
+        self._body_left = length
+        return self._past_body(rest)
+
+
+def _has_whole_lines(head: bytes) -> bool:
+    """Whether there are no ends of lines but CRLF, and a first line."""
+    return head[:1] not in (b"\r", b"\n") and head.count(b"\r") == head.count(b"\n") == head.count(b"\r\n")
+
+
+def _body_length(message: object) -> int | None:
+    """Bytes of a request's body; None when its head alone does not say."""
+    if not isinstance(message, RawRequestMessage) or message.method == hdrs.METH_CONNECT:
+        return None
+    if message.upgrade or message.chunked or hdrs.TRANSFER_ENCODING in message.headers:
+        return None
+    return int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
