@@ -1,0 +1,268 @@
+"""What a host owns of each key's limit, what it will need, and so what to ask Redis for. No I/O; times are µs."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+TTL = 3_000_000
+"""How long leases hold; nothing is spent after that, and Redis knows."""
+
+IDLE = 2_500_000
+"""After this long without a request the tokens of a key go back."""
+
+RENEWED = TTL // 3
+"""Leases of keys that are in use are made to last again when less than this is left."""
+
+AHEAD = 150_000
+"""How far ahead of need tokens are bought, beside the time that buying takes."""
+
+MEMORY = 200_000
+"""Time constant of the demand that is looked at."""
+
+FORGOTTEN = 60_000_000
+"""A key that owes nothing and is owed nothing is forgotten after this long."""
+
+STANDING = 4
+"""The part of a burst that stands at the hosts, unbought, is one in so many."""
+
+DAY = 86_400
+
+
+class Terms(NamedTuple):
+    """A limit as it is sold: µs of a token, tokens at once, tokens of a UTC day (0: no quota)."""
+
+    interval: int
+    burst: int
+    quota: int
+
+    def standing(self, hosts: int) -> int:
+        """Tokens that each host may spend before it has bought any."""
+        return min(self.burst, self.quota or self.burst) // (STANDING * hosts)
+
+
+@dataclass(slots=True)
+class Account:
+    """What is known of one key. ``balance``: tokens owned; below 0: spent of what stands at this host, and owed."""
+
+    name: str
+    record: str
+    shard: int
+    terms: Terms
+    balance: int = 0
+    expires: int = 0
+    rate: float = 0.0
+    want: int = 0
+    wanted: int = 0
+    active: int = 0
+    told: bool = False
+    full: int = 0
+    used: int = 0
+    day: int = 0
+
+    def ahead(self, now: int) -> int:
+        """How far ahead of ``now`` the fleet's theoretical arrival time is, as far as this host knows."""
+        return min(max(0, self.full - now), self.terms.burst * self.terms.interval)
+
+    def used_on(self, day: int) -> int:
+        """The fleet's tokens of that day, as far as this host knows."""
+        return self.used if day == self.day else 0
+
+
+class Ask(NamedTuple):
+    """One key's part of a message; the script says what each number means."""
+
+    account: Account
+    managed: int
+    quota: int
+    held: int
+    back: int
+    least: int
+    most: int
+    ahead: int
+    used: int
+
+    def numbers(self) -> tuple[int, ...]:
+        """In the script's order."""
+        terms = self.account.terms
+        return (terms.interval, terms.burst, *self[1:])
+
+
+class Seen(NamedTuple):
+    """What the table of limits tells of a key: tokens since it was last asked, and what stands in it now."""
+
+    name: str
+    admitted: int
+    refused: int
+    want: int
+    balance: int
+    ahead: int
+    terms: Terms
+
+
+@dataclass(slots=True)
+class Books:
+    """The accounts of a host. ``hosts``: of the fleet, as far as is known. ``lead``: µs that purchases must last.
+
+    ``shards``: hash tags that the records are spread over.
+    """
+
+    shards: int
+    hosts: int
+    lead: int = 2 * AHEAD
+    seen: int = 0
+    accounts: dict[str, Account] = field(default_factory=dict)
+    live: dict[str, Account] = field(default_factory=dict)
+
+    def see(self, rows: Iterable[Seen], now: int, *, alone: bool) -> None:
+        """Take in what was asked of this host since the last time. ``alone``: it was not bought for.
+
+        The first time only says what stands in the table, not when it was asked.
+        """
+        first, elapsed = self.seen == 0, max(1, now - self.seen)
+        weight = 1.0 - math.exp(-elapsed / MEMORY)
+        for account in self.live.values():
+            account.rate *= 1.0 - weight
+        for row in rows:
+            account = self._account(row)
+            account.balance, account.terms = row.balance, row.terms
+            self.live[row.name] = account
+            if first:
+                account.full = now + row.ahead
+                continue
+            if row.admitted or row.refused:
+                account.active = now
+                account.rate += weight * (row.admitted + row.refused) / elapsed
+            if row.want:
+                account.want, account.wanted = row.want, now
+            if alone and row.admitted:
+                self._spent_alone(account, row.admitted, now)
+        self.seen = now
+
+    def _account(self, row: Seen) -> Account:
+        account = self.accounts.get(row.name)
+        if account is None:
+            shard = zlib.crc32(row.name.encode()) % self.shards
+            account = Account(row.name, f"kserve:{{{shard}}}:{row.name}", shard, row.terms)
+            self.accounts[row.name] = account
+        return account
+
+    def _spent_alone(self, account: Account, tokens: int, now: int) -> None:
+        """A token that a host spends alone stands for one at each host, as nobody can be asked."""
+        whole = tokens * self.hosts
+        account.full = max(account.full, now) + whole * account.terms.interval
+        account.full = now + account.ahead(now)
+        day = today()
+        account.used, account.day = account.used_on(day) + whole, day
+        account.told = False
+
+    def unsettle(self) -> None:
+        """Redis may know less than it did: tell it of every key, at the next opportunity, what is known here."""
+        for account in self.accounts.values():
+            account.told = False
+
+    def untold(self, now: int) -> Iterator[Ask]:
+        """What Redis should know before this host buys again: of each key what was spent, and no wish."""
+        day = today()
+        for account in self.accounts.values():
+            if not account.told and (account.ahead(now) or account.used_on(day)):
+                yield self._ask(account, 0, 0, 0, now)
+
+    def due(self, now: int, most: int) -> list[Ask]:
+        """What to ask for now, of at most so many keys; those that wait longest come first in the next call."""
+        asks: list[Ask] = []
+        resting: list[str] = []
+        for name, account in self.live.items():
+            ask = self._due(account, now)
+            if ask is not None:
+                asks.append(ask)
+                if len(asks) == most:
+                    break
+            elif account.balance == 0 and account.rate < 1e-9 and now - account.active > IDLE:
+                resting.append(name)
+        for name in resting:
+            del self.live[name]
+        if len(asks) == most:
+            for ask in asks:
+                self.live[ask.account.name] = self.live.pop(ask.account.name)
+        return asks
+
+    def _due(self, account: Account, now: int) -> Ask | None:
+        if account.balance > 0 and account.expires <= now:
+            account.balance = 0
+        if now - account.active > IDLE and account.balance >= 0:
+            return self._ask(account, account.balance, 0, 0, now) if account.balance else None
+        target = self._target(account)
+        wanted = account.want - account.terms.standing(self.hosts) if now - account.wanted < IDLE else 0
+        if wanted > max(0, account.balance):
+            least = wanted - account.balance
+            return self._ask(account, 0, least, max(least, target - account.balance), now)
+        target = max(target, wanted)
+        if account.balance < 0 or 2 * account.balance < target:
+            return self._ask(account, 0, 1, target - account.balance, now)
+        if account.balance and account.expires - now < RENEWED:
+            return self._ask(account, 0, 0, target - account.balance, now)
+        return None
+
+    def closing(self, account: Account, now: int) -> Ask:
+        """Give everything back."""
+        return self._ask(account, account.balance, 0, 0, now)
+
+    def _target(self, account: Account) -> int:
+        """Tokens to own: what is spent until the next purchase, but leave some to others."""
+        share = max(1, 2 * self.managed(account.terms) // (self.hosts + 1))
+        return min(share, int(account.rate * self.lead))
+
+    def managed(self, terms: Terms) -> int:
+        """Tokens of the burst that are sold; the rest stands at the hosts."""
+        return terms.burst - self.hosts * terms.standing(self.hosts)
+
+    def _ask(self, account: Account, back: int, least: int, most: int, now: int) -> Ask:
+        terms = account.terms
+        quota = terms.quota - self.hosts * terms.standing(self.hosts) if terms.quota else -1
+        ahead, used = (-1, 0) if account.told else (account.ahead(now), account.used_on(today()))
+        return Ask(account, self.managed(terms), quota, account.balance - back, back, least, max(0, most), ahead, used)
+
+    def pause(self, asks: Iterable[Ask], longest: int, shortest: int) -> int:
+        """µs until the next round: short limits are bought for more often, as never more than they is held."""
+        bought = [ask.managed * ask.account.terms.interval // 4 for ask in asks if ask.most > 0]
+        return max(shortest, min([longest, *bought]))
+
+    def settle(self, ask: Ask, balance: int, ahead: int, used: int, now: int, expires: int) -> None:
+        """What Redis answered: the fleet's figures, and what this host owns from now on until ``expires``."""
+        account = ask.account
+        account.balance, account.expires = balance, expires
+        account.full = now + ahead
+        account.used, account.day = used, today()
+        account.told = True
+
+    def left(self, ask: Ask, ahead: int) -> int:
+        """Tokens that Redis could still sell after an answer."""
+        return max(0, ask.managed - -(-ahead // ask.account.terms.interval))
+
+    def noted(self, ask: Ask, used: int) -> int:
+        """The day's use to tell clients: the whole quota when all that is sold of it is sold."""
+        return -(-used * ask.account.terms.quota // ask.quota) if ask.quota > 0 else ask.account.terms.quota
+
+    def forget(self, now: int) -> None:
+        """Drop the accounts that say no more than a new one would."""
+        day = today()
+        old = [
+            name
+            for name, account in self.accounts.items()
+            if now - account.active > FORGOTTEN
+            and not account.ahead(now)
+            and not account.used_on(day)
+            and name not in self.live
+        ]
+        for name in old:
+            del self.accounts[name]
+
+
+def today() -> int:
+    """The UTC day, since 1970."""
+    return int(time.time()) // DAY
