@@ -1,7 +1,39 @@
 # One table of limits for all workers of a host: GCRA in integer microseconds, a daily quota, and leases. What is said
 # of units and meaning here is all that other compiled modules need; the stub has the rest.
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef __GCC_HAVE_SYNC_COMPARE_AND_SWAP_16
+    #error "kserve needs a processor that swaps 16 bytes at once"
+    #endif
+    #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
+    #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
+    #define KSERVE_MOST_USED (((uint64_t)1 << 48) - 1)
+    #define kserve_add(word, value) ((void)__atomic_add_fetch((word), (value), __ATOMIC_RELAXED))
+    static inline int kserve_swap(uint64_t *word, uint64_t old, uint64_t next) {
+        return __atomic_compare_exchange_n(word, &old, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    }
+    static inline int kserve_swap_pair(void *pair, uint64_t a, uint64_t b, uint64_t next_a, uint64_t next_b) {
+        typedef unsigned __int128 two;
+        return __sync_bool_compare_and_swap((two *)pair, (two)b << 64 | a, (two)next_b << 64 | next_a);
+    }
+    static inline int64_t kserve_product(int64_t a, int64_t b, int64_t most) {
+        int64_t product;
+        return __builtin_mul_overflow(a, b, &product) || product > most ? most : product;
+    }
+    """
+    const uint64_t MOST_USED "KSERVE_MOST_USED"     # tokens of a day
+    uint64_t get "kserve_get"(const uint64_t *word) noexcept nogil
+    int64_t get_time "kserve_get"(const int64_t *word) noexcept nogil
+    void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
+    void add "kserve_add"(uint64_t *word, uint64_t value) noexcept nogil
+    bint swap "kserve_swap"(uint64_t *word, uint64_t old, uint64_t next) noexcept nogil
+    bint swap_pair "kserve_swap_pair"(
+        void *pair, uint64_t a, uint64_t b, uint64_t next_a, uint64_t next_b
+    ) noexcept nogil
+    int64_t product "kserve_product"(int64_t a, int64_t b, int64_t most) noexcept nogil
 
 cpdef enum:                     # kinds of names: the low bits of their tags
     KEY = 1                     # an id of a key; limited as the mode says
@@ -14,12 +46,19 @@ cpdef enum:                     # outcomes
     NEVER                       # costs more than the burst, or than a day's quota
 
 cpdef enum:                     # modes of the host
-    MEMORY = 0                   # the whole limit, by GCRA
+    MEMORY = 0                  # the whole limit, by GCRA
     LEASED                      # by the tokens that were bought, and those that every host has anyway
     ALONE                       # limit ÷ hosts, by GCRA
 
 cdef enum:
+    SLOT_COUNT = 65_536
     NAME_SIZE = 16
+    KIND_BITS = 15              # of a tag
+    MOST_HOSTS = 65_535
+    MOST_LEFT = (1 << 24) - 1
+    DAY_SHIFT = 48
+    TICK_SHIFT = 16             # µs of a lease's expiry
+    UNTIL_SHIFT = 10            # µs of the end of a mode
 
 cdef struct Limit:
     int64_t interval            # µs until a token comes back, rounded up; 0: unlimited
@@ -77,7 +116,6 @@ cdef class Limits:
     cdef Slot *slots
     cdef int64_t offset         # µs from the monotonic clock to that of the wall, as of `checked`
     cdef int64_t checked
-    cdef uint64_t[:, ::1] seen  # by slot: tag, admitted and refused when demand() was asked last
     cdef readonly object path
     cdef readonly bint shared
 
@@ -89,6 +127,7 @@ cdef class Limits:
     ) noexcept nogil
 
     cdef int open_table(self) except -1
+    cdef int64_t moment(self, now, wall) except -1
     cdef int64_t today(self, int64_t now) noexcept nogil
     cdef void set_terms(self, Terms *terms, uint64_t tag, const Limit *limit, int64_t cost, int64_t now) noexcept nogil
     cdef void tell_time(self, const Limit *limit, const Terms *terms, Verdict *verdict) noexcept nogil
@@ -103,3 +142,37 @@ cdef class Limits:
 cdef int64_t now_us() noexcept nogil                                    # of the monotonic clock
 cdef uint64_t tag_of(int kind, const char *name, size_t length) noexcept nogil
 cdef int set_limit(Limit *limit, object tier) except -1                 # of anything with rate, period, burst, quota
+cdef bytes name_of(name)                                                # checked
+
+
+cdef inline int64_t used_on(uint64_t word, int64_t *day) noexcept nogil:
+    """Tokens used on that day, or on the next if another process has seen it begin; then that is the day."""
+    cdef int64_t noted = <int64_t>(word >> DAY_SHIFT)
+    if noted != day[0] and noted != day[0] + 1:
+        return 0
+    day[0] = noted
+    return <int64_t>(word & MOST_USED)
+
+
+cdef inline int64_t balance_of(uint64_t word, int64_t now) noexcept nogil:
+    """Tokens of a lease; what is owed does not expire."""
+    cdef int64_t balance = <int64_t>word >> 40
+    cdef int16_t ticks = <int16_t><uint16_t>(word - <uint64_t>(now >> TICK_SHIFT))
+    return 0 if balance > 0 and ticks <= 0 else balance
+
+
+cdef inline bint is_named(const Slot *slot) noexcept nogil:
+    cdef size_t length = 0
+    while length < NAME_SIZE and slot.name[length]:
+        length += 1
+    return slot.tag != 0 and slot.tag == tag_of(slot.tag & KIND_BITS, slot.name, length)
+
+
+cdef inline bint touch(Slot *slot, uint64_t tag) noexcept nogil:
+    """Whether the slot was still this tag's; nobody who found it idle before can give it to another now."""
+    cdef int64_t tat
+    while get(&slot.tag) == tag:
+        tat = get_time(&slot.tat)
+        if swap_pair(slot, tag, tat, tag, tat + 1):
+            return True
+    return False
