@@ -61,8 +61,6 @@ def serve(
     settings = load(**flags)
     from kserve.serving import supervisor
 
-    if settings.open:
-        output.warn("open: whoever can reach the server may read all scores, without a key and without limits")
     supervisor.run(settings, output.emit if as_json else None)
 
 

@@ -19,6 +19,7 @@ from gunicorn.errors import HaltServer
 
 from kserve.serving import logs, office, reloading
 from kserve.serving.accepting import STARTING, Table, address_of, listening, refuse_new
+from kserve.serving.keys import Keys
 from kserve.serving.protocol import assert_c_parser
 from kserve.serving.reloading import Handover
 from kserve.serving.site import log
@@ -58,6 +59,7 @@ def run(settings: Settings, told: Told | None = None) -> NoReturn:
         listening(settings.host, settings.port),
         listening(settings.admin_host, settings.admin_port, "admin_port"),
     )
+    _say_who_may_read(settings)
     _allow_descriptors(settings.max_connections)
     gc.collect()
     gc.freeze()  # so that collections in the workers leave the pages that they share alone
@@ -70,6 +72,13 @@ def _check_servable(settings: Settings) -> None:
     quickly = settings.model_copy(update={"warm": False, "verify_at_open": "structure"})
     catalog = Catalog(settings.data)
     in_force(catalog, quickly, Gate(catalog, quickly))
+
+
+def _say_who_may_read(settings: Settings) -> None:
+    if settings.open:
+        log.warning("open: whoever can reach this server may read all scores, without a key and without limits")
+    elif not Keys(settings.data).exist("score:read"):
+        log.warning("there are no keys: every request is refused; see `kserve keys create`, or serve with --open")
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -25,6 +25,9 @@ DAY_ONE = DAY_TWO - DAY
 """When the scores of the two inputs were made."""
 
 TAXONOMY = ("--topics", "day1/topics.csv", "--topic-edges", "day1/topic_edges.csv")
+ALONE = ("--port", 0, "--admin-port", 0, "--workers", 1, "--open")
+"""Options of a server that minds nobody else."""
+
 KSERVE = [sys.executable, "-m", "kserve"]
 
 

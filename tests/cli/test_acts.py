@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.support import DAY, DAY_TWO, TAXONOMY, done, run, started, wait_for
+from cli.support import ALONE, DAY, DAY_TWO, TAXONOMY, done, run, started, wait_for
 
 import kserve
 from kserve.snapshots.catalog import Catalog
@@ -149,14 +149,16 @@ def test_status_shows_which_process_serves_what(nights: Path) -> None:
     _, live, _ = versions()
     assert status()["processes"] == []
     assert "no process reads from here" in done("status").out
-    with started("serve", "--port", 0, "--json") as server:
+    with started("serve", *ALONE, "--json") as server:
         assert server.stdout is not None
         address = json.loads(server.stdout.readline())["address"]
         (process,) = status()["processes"]
-        assert (process["pid"], process["role"], process["address"]) == (server.pid, "server", address)
+        assert (process["role"], process["address"]) == ("server", address)
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert str(process["pid"]) in children
         assert process["version"] == live
         text = done("status").out
-        assert str(server.pid) in text
+        assert str(process["pid"]) in text
         assert address in text
         assert "!" not in text
 

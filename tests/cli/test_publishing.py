@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli.support import DAY_TWO, KSERVE, TAXONOMY, Result, done, run, started, tree, wait_for
+from cli.support import ALONE, DAY_TWO, KSERVE, TAXONOMY, Result, done, run, started, tree, wait_for
 
 from kserve.cli import drawing
 from kserve.snapshots import gates
@@ -241,7 +241,7 @@ def test_rolled_back_while_it_is_watched(inputs: Path, monkeypatch: pytest.Monke
     done("publish", "day1", *TAXONOMY, "--first")
     first = live()
     monkeypatch.setenv("KSERVE_WATCH__SECONDS", "60")
-    with started("serve", "--port", 0, "--json") as server:
+    with started("serve", *ALONE, "--json") as server:
         assert server.stdout is not None
         server.stdout.readline()
         with started("publish", "day2", *TAXONOMY, "--json") as popen:

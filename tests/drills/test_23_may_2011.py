@@ -39,6 +39,7 @@ TOLD_WITHIN = 5.0
 """Seconds after the first bad answer, and after the rollback."""
 
 KSERVE = [sys.executable, "-m", "kserve"]
+OWN = ("--port", "0", "--admin-port", "0", "--workers", "1", "--open")
 TAXONOMY = ("--topics", "day1/topics.csv", "--topic-edges", "day1/topic_edges.csv")
 
 
@@ -77,7 +78,7 @@ def serving():
     """A server as a process of its own; its address."""
     with (
         open(f"server-{time.monotonic_ns()}.log", "w+") as log,
-        subprocess.Popen([*KSERVE, "serve", "--port", "0"], stdout=log, stderr=subprocess.STDOUT) as server,
+        subprocess.Popen([*KSERVE, "serve", *OWN], stdout=log, stderr=subprocess.STDOUT) as server,
     ):
         try:
             yield address_in(log.name, server)

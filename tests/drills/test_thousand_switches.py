@@ -56,7 +56,8 @@ def data(tmp_path_factory):
 @contextlib.contextmanager
 def serving(data):
     """A server as a process of its own; its address."""
-    command = [sys.executable, "-m", "kserve", "serve", "--data", str(data), "--port", "0"]
+    command = [sys.executable, "-m", "kserve", "serve", "--data", str(data)]
+    command += ["--port", "0", "--admin-port", "0", "--workers", "1", "--open"]
     environment = os.environ | {"KSERVE_SENTINEL": "false"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -57,13 +57,13 @@ def troubled(nights: Nights) -> Nights:
 
 
 def origin(server: Server) -> str:
-    return f"http://127.0.0.1:{server.port}"
+    return f"http://127.0.0.1:{server.office_port}"
 
 
 def sound(page: Page, server: Server) -> None:
     """Nothing was asked of anyone else, and the browser has nothing to complain of."""
     assert page.complaints() == []
-    assert {urlsplit(url).netloc for url in page.requested()} == {f"127.0.0.1:{server.port}"}
+    assert {urlsplit(url).netloc for url in page.requested()} == {f"127.0.0.1:{server.office_port}"}
 
 
 def accessible(page: Page, rules: str) -> None:

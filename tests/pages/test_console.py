@@ -184,7 +184,7 @@ def test_our_own_origins_are_taken(nights: Nights) -> None:
         visitor = Visitor(server)
         visitor.headers = {"Origin": "https://scores.example", "Sec-Fetch-Site": "same-origin"}
         assert visitor.sign_in(make_key(nights.data)[1]).status == 303
-        visitor.headers = {"Origin": f"http://127.0.0.1:{server.port}"}
+        visitor.headers = {"Origin": f"http://127.0.0.1:{server.office_port}"}
         fields = {"reason": "because", "confirm": nights.versions[-1]}
         assert visitor.send("/console/acts/pin", **fields).status == 303
 

@@ -98,7 +98,21 @@ def test_topic_ids_above_int64_survive(store):
 
 
 def test_the_same_over_http(data, rows):
-    command = [sys.executable, "-m", "kserve", "serve", "--data", str(data), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "kserve",
+        "serve",
+        "--data",
+        str(data),
+        "--port",
+        "0",
+        "--admin-port",
+        "0",
+        "--workers",
+        "1",
+        "--open",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
         try:
             address = re.search(r"http://127\.0\.0\.1:\d+", next(line for line in server.stderr if "listening" in line))

@@ -23,11 +23,18 @@ from kserve.snapshots.orders import Orders
 KSERVE = [sys.executable, "-m", "kserve"]
 
 
+OFFICE = ("/metrics", "/status", "/console")
+"""Paths that begin like this are asked of the office."""
+
+USUAL = {"open": "true", "workers": "1", "admin_port": "0"}
+
+
 class Served:
-    """One server process. Settings are given as KSERVE_* names without the prefix."""
+    """One `kserve serve`, with one worker and open unless told otherwise. Settings are KSERVE_* without the prefix."""
 
     def __init__(self, data: Path, **settings: str) -> None:
-        environment = dict(os.environ) | {f"KSERVE_{name.upper()}": value for name, value in settings.items()}
+        given = USUAL | settings
+        environment = dict(os.environ) | {f"KSERVE_{name.upper()}": value for name, value in given.items()}
         self._log = os.memfd_create("log")
         self.process = subprocess.Popen(
             [*KSERVE, "serve", "--port", "0", "--json", "--data", str(data)],
@@ -37,27 +44,54 @@ class Served:
             env=environment,
         )
         self.pid = self.process.pid
-        self.port = 0
+        """The arbiter."""
+        self.port = self.office_port = 0
 
     def wait_until_it_listens(self) -> None:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.log()
-        self.port = int(json.loads(line)["address"].rpartition(":")[2])
+        told = json.loads(line)
+        self.port, self.office_port = (int(told[name].rpartition(":")[2]) for name in ("address", "admin"))
+
+    @property
+    def workers(self) -> list[int]:
+        """Their process ids, in no order."""
+        return [worker["pid"] for worker in self.ready()["workers"]]
+
+    @property
+    def worker(self) -> int:
+        """The process id of the only one."""
+        (pid,) = self.workers
+        return pid
+
+    def children(self) -> set[int]:
+        """All processes of this server but the arbiter."""
+        return {int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()}
+
+    def ready(self) -> Any:
+        """What the office says of the host."""
+        return self.get("/readyz", self.office_port)
 
     def log(self) -> str:
         """What it has logged so far."""
         return os.pread(self._log, 1 << 20, 0).decode()
 
-    def get(self, path: str) -> Any:
-        """The JSON of an answer."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+    def get(self, path: str, port: int = 0) -> Any:
+        """The JSON of an answer, or its text."""
+        port = port or (self.office_port if path.startswith(OFFICE) else self.port)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
             connection.request("GET", path)
             body = connection.getresponse().read()
             return json.loads(body) if body.startswith(b"{") else body.decode()
 
     def kill(self) -> None:
-        self.process.kill()
+        """All of it at once, so that nothing can be ended in order."""
+        everybody = [self.pid, *self.children()]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in everybody:
+            os.kill(pid, signal.SIGKILL)
         self.process.wait(20)
 
     def close(self) -> None:

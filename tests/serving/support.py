@@ -19,7 +19,9 @@ import uvloop
 from aiohttp import web
 
 import kserve
+from kserve.serving.accepting import Table
 from kserve.serving.app import SITE, make_app
+from kserve.serving.office import make_office
 from kserve.serving.protocol import Runner
 from kserve.settings import Settings
 
@@ -105,14 +107,18 @@ class Answer(NamedTuple):
         return str(self.json()["type"]).rpartition(":")[2]
 
 
+OFFICE = ("/metrics", "/status", "/console")
+"""Paths that begin like this are asked of the office."""
+
+
 class Server:
-    """``kserve serve`` without its process: the same application and connections, on any free port."""
+    """``kserve serve`` without its processes: the same applications and connections, on any free ports."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        self.settings = Settings(data=data, port=0, drain_timeout=2, **settings)
+        self.settings = Settings(data=data, port=0, drain_timeout=2, **{"open": True, **settings})
         self.store = kserve.open(data, settings=self.settings)
         self.loop = uvloop.new_event_loop()
-        self.port = 0
+        self.port = self.office_port = 0
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -128,13 +134,21 @@ class Server:
         app = make_app(self.store, self.settings)
         self.site = app[SITE]
         self.runner = Runner(app, self.site)
-        await self.runner.setup()
-        listening = web.TCPSite(self.runner, "127.0.0.1", 0)
+        self.port = await self._listen(self.runner)
+        self.office = Runner(*make_office(self.settings, Table(1)))
+        self.office_port = await self._listen(self.office)
+
+    async def _listen(self, runner: Runner) -> int:
+        await runner.setup()
+        listening = web.TCPSite(runner, "127.0.0.1", 0)
         await listening.start()
-        self.port = listening.port
+        return listening.port
+
+    async def _stop(self) -> None:
+        await asyncio.gather(self.runner.cleanup(), self.office.cleanup())
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(20)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(20)
         self.loop.close()
@@ -145,7 +159,8 @@ class Server:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request on a connection of its own; header names with ``_`` for ``-``."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        port = self.office_port if path.startswith(OFFICE) else self.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()

@@ -375,12 +375,13 @@ def test_another_takes_over_from_a_killed_one(data: Path) -> None:
     with servers(data, 3, watch__seconds="3") as found:
         orders(data).announce(better, against=good)
         until(lambda: all_serve(data, better) and lock_holder(data))
-        holder = next(server for server in found if server.pid == lock_holder(data))
-        place = next(seat.place for seat in seats(data) if seat.pid == holder.pid)
+        holder = next(server for server in found if lock_holder(data) in server.children())
+        worker = holder.worker
+        place = next(seat.place for seat in seats(data) if seat.pid == worker)
         holder.kill()
-        until(lambda: lock_holder(data) in {server.pid for server in found if server is not holder})
+        until(lambda: any(lock_holder(data) in server.children() for server in found if server is not holder))
         with servers(data, 1) as (fresh,):
-            assert next(seat.place for seat in seats(data) if seat.pid == fresh.pid) == place
+            assert next(seat.place for seat in seats(data) if seat.pid == fresh.worker) == place
             until(lambda: orders(data).state().unjudged is None)
     assert acts(data)[-2:] == ["announce", "good"]
 

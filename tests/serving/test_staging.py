@@ -101,9 +101,9 @@ def test_what_is_not_staged_any_more_is_let_go_of(data: Path) -> None:
         catalog.stage(second)
         until(lambda: seats(data)[0].ready(second))
         assert not seats(data)[0].ready(first)
-        until(lambda: not maps(server.pid, first))
+        until(lambda: not maps(server.worker, first))
         catalog.unstage()
-        until(lambda: seats(data)[0].staged is None and not maps(server.pid, second))
+        until(lambda: seats(data)[0].staged is None and not maps(server.worker, second))
 
 
 @pytest.mark.heavy
@@ -113,13 +113,13 @@ def test_the_version_before_is_at_hand_while_the_new_one_is_watched(data: Path) 
     with servers(data, 1, watch__seconds="2", sentinel="false") as (server,):
         orders(data).announce(version, against=before)
         until(lambda: seats(data)[0].version == version)
-        assert maps(server.pid, before)
+        assert maps(server.worker, before)
         (Catalog(data).snapshots / before / SNAPSHOT).rename(data / "gone")
         (data / "CURRENT").write_text(before + "\n")
         Catalog(data).doorbell().wake()
         until(lambda: seats(data)[0].version == before)
         assert server.get("/v3/scores/1")["score"] == 10.0
-        until(lambda: not maps(server.pid, version))
+        until(lambda: not maps(server.worker, version))
 
 
 def test_a_refused_version_says_why_and_is_tried_again(data: Path) -> None:
@@ -215,9 +215,9 @@ def test_metrics_say_which_process_serves_what(data: Path) -> None:
         until(lambda: all(seat.ready(version) and seat.resident is not None for seat in seats(data)))
         until(lambda: sum(seat.served.answers for seat in seats(data)) == 3)
         text = found[1].get("/metrics")
+        pids = {str(server.worker) for server in found}
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     by_name = {sample.name: [s for s in samples if s.name == sample.name] for sample in samples}
-    pids = {str(server.pid) for server in found}
     assert {s.labels["pid"] for s in by_name["kserve_process_version_info"]} == pids
     assert {s.labels["version"] for s in by_name["kserve_process_version_info"]} == {Catalog(data).announced()}
     assert all(0 < s.value <= 1 for s in by_name["kserve_process_resident_ratio"])
