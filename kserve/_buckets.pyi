@@ -54,7 +54,7 @@ class Buckets:
     """All buckets of a table. Any thread."""
 
     def __init__(self, limits: Limits) -> None: ...
-    def set_mode(self, mode: int, hosts: int = 1, seconds: float = 0) -> None:
+    def set_mode(self, mode: int, hosts: int = 1, seconds: float = 0.0) -> None:
         """How keys are limited by all processes of this host from now on. ``LEASED`` becomes ``ALONE`` after so many
         seconds, at most 1,800, unless it is said again. Raises ValueError."""
     def deposit(self, name: str | bytes, tokens: int, seconds: float, left: int = 0) -> int | None:
@@ -77,7 +77,7 @@ class Buckets:
     def measure(
         self, names: Sequence[str], tier: _Tier, picks: npt.NDArray[np.uint32], clock: bool = True
     ) -> tuple[float, int]:
-        """For benchmarks: decisions in a loop of C, of the names with these numbers. Seconds, and how many were admitted.
+        """For benchmarks: decisions in a loop of C, about the names with these numbers.
 
-        ``clock``: with the time read for each, else once for all.
+        ``clock``: with the time read for each, else once for all. Seconds, and how many were admitted.
         """

@@ -16,8 +16,6 @@ import os
 import struct
 from typing import NamedTuple
 
-import numpy as np
-
 from kserve._places import locked, opened
 
 from libc.stdint cimport int64_t, uint64_t
