@@ -21,7 +21,7 @@ from kserve._tally import Counter, Gauge, Tally
 from kserve.serving.keys import Book, Keys, Match, Watched
 from kserve.serving.problems import Problem
 from kserve.serving.tiers import Tiers
-from kserve.settings import Failures, Settings, Tier
+from kserve.settings import Settings, Tier
 
 POLL_SECONDS = 1.0
 """How often keys and tiers are looked after: what is revoked ends everywhere within 5 seconds."""
@@ -198,7 +198,7 @@ class Authenticator:
 
     def _failed(self, address: str | None, detail: str) -> Problem:
         """What a failed authentication ends in; too many of one address are told less."""
-        verdict = self._limits.take(network(address), _tier(self.tiers.failures), kind=ADDRESS)
+        verdict = self._limits.take(network(address), self.tiers.failures, kind=ADDRESS)
         if verdict.outcome == ADMITTED:
             return Problem("unauthorized", detail, headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
         self._count(Counter.TOO_MANY_FAILURES)
@@ -229,10 +229,6 @@ def network(address: str | None) -> str:
     if isinstance(found, ipaddress.IPv6Address):
         return f"{int(found) >> 64:016x}" if found.ipv4_mapped is None else str(found.ipv4_mapped)
     return str(found)
-
-
-def _tier(failures: Failures) -> Tier:
-    return Tier(rate=failures.rate, period=failures.period, burst=failures.burst)
 
 
 def _seconds(ends: datetime | None) -> int:
