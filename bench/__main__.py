@@ -15,7 +15,7 @@ from bench import _tables
 from bench._data import builder
 from bench._harness import Report, Run, Skip, environment, in_child, say
 
-NAMES = ("lookup_many", "lookup_one", "count", "gates", "build", "size", "switch", "synth", "http")
+NAMES = ("lookup_many", "lookup_one", "count", "gates", "build", "size", "switch", "synth", "http", "keys")
 PEERS = ("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "aiohttp")
 CACHE = Path(__file__).resolve().parent.parent / "build" / "bench"
 DEFAULT_PROFILES = 10_000_000

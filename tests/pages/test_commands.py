@@ -31,6 +31,24 @@ def test_a_key_from_beginning_to_end(tmp_path: Path) -> None:
     assert Keys(tmp_path).check(made["key"], "console") is None
 
 
+def test_a_key_with_a_tier_is_rotated(tmp_path: Path) -> None:
+    made = create(tmp_path, "--scopes", "score:read", "--tier", "site")
+    assert (made["tier"], made["old_until"]) == ("site", None)
+    rotated = done("keys", "rotate", made["id"], "--overlap", "2h", "--data", tmp_path, "--json").json()
+    assert (rotated["id"], rotated["tier"], rotated["state"]) == (made["id"], "site", "live")
+    assert datetime.fromisoformat(rotated["old_until"]) - datetime.now(UTC) > timedelta(minutes=119)
+    for text in (made["key"], rotated["key"]):
+        assert Keys(tmp_path).check(text, "score:read") is not None
+    assert "live, two secrets" in done("keys", "list", "--data", tmp_path).out
+    out = done("keys", "show", made["id"], "--data", tmp_path).out
+    assert "until " in out.partition("old secret")[2]
+    error = run("keys", "rotate", made["id"], "--data", tmp_path, "--json").error()
+    assert (error["slug"], "two secrets" in error["message"]) == ("setting", True)
+    out = done("keys", "rotate", made["id"], "--overlap", "0h", "--data", tmp_path).out
+    assert "it is not shown again" in out
+    assert Keys(tmp_path).check(rotated["key"], "score:read") is None
+
+
 def test_as_people_see_it(tmp_path: Path) -> None:
     assert "there are no keys" in done("keys", "list", "--data", tmp_path).out
     out = done("keys", "create", "--partner", "maria", "--scopes", "console", "--data", tmp_path).out
@@ -57,7 +75,13 @@ def test_expiry_that_is_none(tmp_path: Path, text: str) -> None:
 def test_errors(tmp_path: Path) -> None:
     command = ("keys", "create", "--partner", "x", "--data", tmp_path, "--json")
     assert run(*command, "--scopes", "root").error()["slug"] == "setting"
-    for act in ("show", "revoke"):
+    error = run(*command, "--scopes", "batch", "--tier", "gold").error()
+    assert (error["slug"], "developer, partner, site" in error["message"]) == ("setting", True)
+    for text in ("soon", "2099-01-01T00:00:00Z", "-1h", "h"):
+        assert (
+            run("keys", "rotate", "nobody", "--overlap", text, "--data", tmp_path, "--json").error()["exit_code"] == 2
+        )
+    for act in ("show", "revoke", "rotate"):
         error = run("keys", act, "nobody", "--data", tmp_path, "--json").error()
         assert (error["slug"], error["exit_code"]) == ("unknown-key", 4)
 
