@@ -23,6 +23,7 @@ from aiohttp import web
 from kserve.errors import SettingError
 from kserve.serving import problems
 from kserve.serving.models import ProblemDocument
+from kserve.serving.protocol import Server
 from kserve.serving.site import encode, log
 
 BACKLOG = 1024
@@ -194,6 +195,7 @@ class Door(web.BaseSite):
         self._table = table
         self._place = place
         self._limit = limit
+        self._open = 0
         self._accepted = 0
         self._taking: set[asyncio.Task[None]] = set()
         self._refusing: set[socket.socket] = set()
@@ -211,6 +213,8 @@ class Door(web.BaseSite):
         """Take connections from now on."""
         await super().start()
         self._loop = asyncio.get_running_loop()
+        if isinstance(self._runner.server, Server):
+            self._runner.server.after_loss = self._lose
         self._loop.add_reader(self._table.bell(self._place), self._rung)
         self._table.set_state(self._place, OPEN)
         self._watch()
@@ -231,12 +235,13 @@ class Door(web.BaseSite):
             await asyncio.wait(self._taking)
         await super().stop()
 
-    def show(self) -> int:
-        """Let the others know how many connections are open here; returns it."""
-        assert self._runner.server is not None
-        connections = len(self._runner.server._connections) + len(self._taking)  # its `connections` copies them all
-        self._table.show(self._place, connections, self._accepted)
-        return connections
+    def _show(self) -> None:
+        self._table.show(self._place, self._open, self._accepted)
+
+    def _lose(self) -> None:
+        """A connection has ended."""
+        self._open -= 1
+        self._show()
 
     def _watch(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._come)
@@ -253,21 +258,20 @@ class Door(web.BaseSite):
 
     def _come(self) -> None:
         """There is a connection to be taken, or there was."""
-        mine = self.show()
         rival = self._table.least(self._place)
-        if rival is not None and self._is_for(rival[0], mine):
+        if rival is not None and self._is_for(rival[0]):
             self._table.wait(self._place, rival[1])
             self._ignore_for(PATIENCE_SECONDS, self._waited)
-        elif mine < self._limit:
+        elif self._open < self._limit:
             self._accept()
         else:
             self._refuse()
 
-    def _is_for(self, theirs: int, mine: int) -> bool:
+    def _is_for(self, theirs: int) -> bool:
         """Whether a worker with so many connections should have the next one."""
-        if mine >= self._limit:
+        if self._open >= self._limit:
             return theirs < self._limit
-        return mine > theirs + max(1, theirs // 8) and self._loop.time() >= self._hurry_until
+        return self._open > theirs + max(1, theirs // 8) and self._loop.time() >= self._hurry_until
 
     def _rung(self) -> None:
         """The worker that the connections were left to has more than its share by now."""
@@ -278,7 +282,7 @@ class Door(web.BaseSite):
     def _waited(self) -> None:
         """Nobody came. What is still there is taken, and what comes in the next moment too."""
         self._end_waiting()
-        if self.show() < self._limit and self._accept():
+        if self._open < self._limit and self._accept():
             self._hurry_until = self._loop.time() + HURRY_SECONDS
 
     def _end_waiting(self) -> None:
@@ -291,11 +295,12 @@ class Door(web.BaseSite):
         taken = self._taken()
         if taken is None:
             return False
+        self._open += 1
         self._accepted += 1
+        self._show()
         task = self._loop.create_task(self._connect(taken))
         self._taking.add(task)
         task.add_done_callback(self._taking.discard)
-        self.show()
         return True
 
     def _taken(self) -> socket.socket | None:
@@ -318,7 +323,7 @@ class Door(web.BaseSite):
             self._ignore_for(DRY_SECONDS, self._try_again)
         if not self._dry:
             self._dry = True
-            log.error("cannot accept connections for now", error=error.strerror, connections=self.show())
+            log.error("cannot accept connections for now", error=error.strerror, connections=self._open)
 
     def _try_again(self) -> None:
         self._table.set_state(self._place, OPEN)
@@ -331,6 +336,7 @@ class Door(web.BaseSite):
             await self._loop.connect_accepted_socket(self._runner.server, taken)
         except OSError:  # it is gone already
             taken.close()
+            self._lose()
 
     def _refuse(self) -> None:
         """This connection is one too many, here and everywhere: say so, and close it."""

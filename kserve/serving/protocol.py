@@ -221,6 +221,14 @@ class Server(web.Server):
         super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
         self._site = site
         self.wires = compiled(site)
+        self.after_loss: Callable[[], None] | None = None
+        """Called when a connection has ended."""
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """A connection has ended."""
+        super().connection_lost(handler, exc)
+        if self.after_loss is not None:
+            self.after_loss()
 
     def __call__(self) -> Connection:
         """A connection that has been accepted."""
