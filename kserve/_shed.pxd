@@ -19,30 +19,35 @@ cdef class Shedder:
     cdef double asked_work      # since the last change of the share
     cdef double served_work
     cdef double asked_rate      # work asked for in an interval, lately
-    cdef double speed           # work that a loop without a pause does in an interval
+    cdef double speed           # work done in an interval of computing
+    cdef double processor       # how much of one others leave to this loop
     cdef int64_t due_us         # when the loop should have come round, CLOCK_MONOTONIC; 0: nobody measures
     cdef int64_t begun_us       # since when every delay was too long; 0: the last one was not
     cdef int64_t stepped_us     # the last change of the share
+    cdef int64_t computed_us    # processor time, then
     cdef int64_t shortest_us    # delay since then
     cdef int64_t delay_us       # the last one measured
     cdef int64_t target_us
     cdef int64_t interval_us
     cdef int wait_s             # Retry-After, at least
 
-    # klass: 0 site reads, 1 partner reads, 2 batches, 3 eligibility, 4 claims, 5 everything else. caller: any number that stays the
-    # same for a caller; its bits need not be good. Whoever is not admitted gets the problem `overloaded`.
+    # klass: 0 site reads, 1 partner reads, 2 batches, 3 eligibility, 4 claims, 5 everything else. caller: any number
+    # that stays the same for a caller; its bits need not be good. Who is not admitted gets the problem `overloaded`.
     cpdef bint admits(self, int klass, uint64_t caller) noexcept nogil
     # For a request that `admits` will be asked about later, by someone slower: 0 turns it away now, and then for good.
     cpdef bint peeks(self, int klass, uint64_t caller) noexcept nogil
-    # Whole seconds for the Retry-After of one who was turned away: another number each time, from `wait_s` to twice that.
+    # Counts one that is turned away whatever its class, because it has waited for too long already.
+    cpdef void refuses(self, int klass, uint64_t caller) noexcept nogil
+    # Whole seconds for the Retry-After of one who was turned away: another number each time, from `wait_s` to twice.
     cpdef int retry_after(self) noexcept nogil
 
+    cdef void refuse(self, uint32_t level, int klass) noexcept nogil
     cdef bint passes(self, uint32_t level) noexcept nogil
     cdef uint32_t level_of(self, int klass, uint64_t caller) noexcept nogil
     cdef bint drawn(self) noexcept nogil
     cdef uint64_t draw(self) noexcept nogil
-    cdef void learn(self, int64_t delay_us, int64_t now_us) noexcept nogil
-    cdef void reckon(self, double intervals) noexcept nogil
+    cdef void learn(self, int64_t delay_us, int64_t now_us, int64_t computed_us) noexcept nogil
+    cdef void reckon(self, double intervals, double computing) noexcept nogil
     cdef double affordable(self) noexcept nogil
     cdef void step(self) noexcept nogil
     cdef void fade(self) noexcept nogil

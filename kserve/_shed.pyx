@@ -4,7 +4,8 @@ cimport cython
 from libc.math cimport exp, sqrt
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.types cimport clockid_t
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 __all__ = ["CLASS_NAMES", "Shedder", "now_us"]
 
@@ -14,10 +15,13 @@ cdef enum:
     SEEN_ENOUGH = 32            # units of work, before a level is worth more than the last one
     VOUCHED_MOST = 4096
 
-cdef double GROWTH = 0.05       # of the share in one step
+cdef double GROWTH = 0.02       # of the share in one step
 cdef double LEAST = 1.0 / 4096  # share: so much is served whatever happens, or nobody would learn that it is over
 cdef double FADES = 0.98        # of what was seen, in one step: about a second
 cdef double SLACK = 4.0         # targets, beyond which a delay itself lowers what is served, for as long as it lasts
+cdef double STANDING = 1.5     # targets: the queue that keeps the loop busy while it turns requests away
+cdef double IDLE = 0.05         # of a processor, below which nothing is learned of speed
+cdef double FORGETS = 0.005     # of what others leave to us, in an interval
 cdef double REFUSAL = 0.1       # of the work that is saved by it
 
 CLASS_NAMES = ("site", "partner", "batch", "eligibility", "claim", "other")
@@ -26,9 +30,9 @@ CLASS_NAMES = ("site", "partner", "batch", "eligibility", "claim", "other")
 cdef double *COSTS = [1, 1, 20, 20, 10, 4]
 
 
-cdef inline int64_t clock_us() noexcept nogil:
+cdef inline int64_t clock_us(clockid_t clock) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(clock, &now)
     return <int64_t>now.tv_sec * 1000000 + now.tv_nsec // 1000
 
 
@@ -41,7 +45,7 @@ cdef inline uint64_t mixed(uint64_t bits) noexcept nogil:
 
 
 def now_us():
-    return clock_us()
+    return clock_us(CLOCK_MONOTONIC)
 
 
 @cython.final
@@ -52,9 +56,10 @@ cdef class Shedder:
         self.target_us = max(<int64_t>(target * 1e6), 1)
         self.interval_us = max(<int64_t>(interval * 1e6), STEPS)
         self.wait_s = retry_after
-        self.random = <uint64_t>clock_us() | 1
+        self.random = <uint64_t>clock_us(CLOCK_MONOTONIC) | 1
         self.level = LEVELS
         self.part = 1.0
+        self.processor = 1.0
         self.shortest_us = INT64_MAX
 
     cpdef bint admits(self, int klass, uint64_t caller) noexcept nogil:
@@ -64,9 +69,9 @@ cdef class Shedder:
         self.seen[level] += COSTS[klass]
         self.asked_work += COSTS[klass]
         if self.due_us and self.asked % LOOK == 0:
-            now = clock_us()
+            now = clock_us(CLOCK_MONOTONIC)
             if now - self.due_us > self.target_us:
-                self.learn(now - self.due_us, now)
+                self.learn(now - self.due_us, now, -1)
         if self.passes(level):
             self.served_by[klass] += 1
             self.served_work += COSTS[klass]
@@ -83,10 +88,16 @@ cdef class Shedder:
         if level == self.level and self.drawn():
             self.vouched = min(self.vouched + 1, VOUCHED_MOST)
             return True
+        self.refuse(level, klass)
+        return False
+
+    cpdef void refuses(self, int klass, uint64_t caller) noexcept nogil:
+        self.refuse(self.level_of(klass, caller), klass)
+
+    cdef void refuse(self, uint32_t level, int klass) noexcept nogil:
         self.seen[level] += COSTS[klass]
         self.asked_work += COSTS[klass]
         self.turned_away_by[klass] += 1
-        return False
 
     cdef bint passes(self, uint32_t level) noexcept nogil:
         if level != self.level:
@@ -115,9 +126,9 @@ cdef class Shedder:
     def expect(self, int64_t due_us):
         self.due_us = due_us
 
-    def measured(self, int64_t delay_us, int64_t now_us):
+    def measured(self, int64_t delay_us, int64_t now_us, int64_t computed_us=-1):
         self.due_us = 0
-        self.learn(max(delay_us, 0), now_us)
+        self.learn(max(delay_us, 0), now_us, computed_us if computed_us >= 0 else clock_us(CLOCK_THREAD_CPUTIME_ID))
 
     def renew(self, uint64_t hour):
         cdef uint64_t salt = mixed(hour)
@@ -125,8 +136,8 @@ cdef class Shedder:
             self.salt = salt
             memset(self.seen, 0, sizeof(self.seen))
 
-    cdef void learn(self, int64_t delay_us, int64_t now_us) noexcept nogil:
-        # A delay, or how long one has lasted already.
+    cdef void learn(self, int64_t delay_us, int64_t now_us, int64_t computed_us) noexcept nogil:
+        # A delay, or how long one has lasted already; computed_us: processor time of this thread, -1: ask the system.
         self.delay_us = delay_us
         self.shortest_us = min(self.shortest_us, delay_us)
         if delay_us <= self.target_us:
@@ -135,34 +146,48 @@ cdef class Shedder:
             self.begun_us = now_us - delay_us
         if now_us - self.stepped_us < self.interval_us // STEPS:
             return
-        self.reckon((now_us - self.stepped_us) / <double>self.interval_us)
+        if computed_us < 0:
+            computed_us = clock_us(CLOCK_THREAD_CPUTIME_ID)
+        self.reckon(
+            (now_us - self.stepped_us) / <double>self.interval_us,
+            (computed_us - self.computed_us) / <double>self.interval_us,
+        )
         if self.part < 1.0 or (self.begun_us and now_us - self.begun_us >= self.interval_us):
             self.step()
         self.fade()
         self.place()
         self.stepped_us = now_us
+        self.computed_us = computed_us
         self.shortest_us = INT64_MAX
 
-    cdef void reckon(self, double intervals) noexcept nogil:
-        # What was asked for, and how much a loop without a pause can do: work in an interval.
+    cdef void reckon(self, double intervals, double computing) noexcept nogil:
+        # What is asked for in an interval; what an interval of computing gets done; how much computing others leave
+        # to us. The last is learned slowly where it is less than it was: a loop that has to wait for a processor
+        # does not serve anyone faster for having less to do.
         cdef double weight = 1.0 - exp(-intervals)
         cdef double done = self.served_work + REFUSAL * (self.asked_work - self.served_work)
+        cdef double share = min(computing / intervals, 1.0)
         self.asked_rate += weight * (self.asked_work / intervals - self.asked_rate)
-        if self.shortest_us > self.target_us:
-            self.speed += (weight if self.speed > 0.0 else 1.0) * (done / intervals - self.speed)
+        if done > 0.0 and share > IDLE:
+            self.speed += (weight * share if self.speed > 0.0 else 1.0) * (done / computing - self.speed)
+        if share > self.processor:
+            self.processor = share
+        elif self.shortest_us > self.target_us:
+            self.processor += FORGETS * weight * (share - self.processor)
         self.asked_work = self.served_work = 0.0
 
     cdef double affordable(self) noexcept nogil:
         # The share that would just keep the loop busy.
-        if self.asked_rate <= self.speed:
+        cdef double able = self.speed * self.processor
+        if self.asked_rate <= able:
             return 1.0
-        return max((self.speed - REFUSAL * self.asked_rate) / ((1.0 - REFUSAL) * self.asked_rate), LEAST)
+        return max((able - REFUSAL * self.asked_rate) / ((1.0 - REFUSAL) * self.asked_rate), LEAST)
 
     cdef void step(self) noexcept nogil:
-        cdef double excess = <double>self.shortest_us / self.target_us
+        cdef double excess = <double>self.shortest_us / (STANDING * self.target_us)
         cdef double affordable = self.affordable()
         if excess > 1.0:
-            self.part = min(self.part, max(self.part / min(sqrt(excess), 2.0), affordable / 2))
+            self.part = min(self.part, max(self.part / min(sqrt(sqrt(excess)), 2.0), affordable / 2))
         elif self.part < affordable / 2:
             self.part = affordable / 2
         else:
