@@ -36,8 +36,6 @@ cdef enum:                      # counter: the place in COUNTERS
     UNAUTHORIZED_REFUSED        # unknown, wrong, revoked, expired
     FORBIDDEN
     TOO_MANY_FAILURES
-    LIMITS_TABLE_FULL
-    FAILURES_TABLE_FULL
     LEASES_BOUGHT               # tokens
     LEASES_RETURNED             # tokens
     REDIS_CALLS
@@ -62,9 +60,6 @@ cdef enum:                      # gauge: the place in GAUGES
     KEPT_OTHER
     KEYS_KNOWN                  # in the keyring of the process
     KEYS_STALE                  # seconds since the keys could last be read; 0: all is well
-    LIMITS_KEYS                 # slots in use
-    LIMITS_MODE                 # 0 memory, 1 leased, 2 alone
-    LIMITS_HOSTS                # that share the limits
     LEASED_TOKENS               # bought, not spent yet
     REDIS_UP                    # 0 or 1
     WORKERS_WANTED

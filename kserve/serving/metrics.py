@@ -14,10 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kserve._roster import Roster, Seat, SeatView, Served
-from kserve._tally import Tallies
 from kserve.errors import KserveError
 from kserve.serving.pages import PageHandler, reply
-from kserve.serving.samples import tally_file
 from kserve.serving.site import Front
 from kserve.serving.tallied import Tallied
 from kserve.settings import Settings
@@ -58,7 +56,7 @@ class Processes(Collector):
         self._catalog = catalog
         self._orders = Orders(catalog, settings)
         self._roster = Roster(catalog.roster)
-        self._tallied = Tallied(Tallies(tally_file(settings.data)))
+        self._tallied = Tallied(settings.data)
         self._one_at_a_time = threading.Lock()
 
     def collect(self) -> list[Metric]:

@@ -25,10 +25,10 @@ SPACING_SECONDS = 5.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-Buckets = npt.NDArray[np.uint64]
+Counted = npt.NDArray[np.uint64]
 
 
-def quantiles(buckets: Buckets, wanted: Iterable[float] = QUANTILES) -> list[float] | None:
+def quantiles(buckets: Counted, wanted: Iterable[float] = QUANTILES) -> list[float] | None:
     """Seconds at the quantiles of a histogram's counts, to 1 %; None when nothing was counted."""
     reached = np.cumsum(buckets, dtype=np.uint64)
     total = int(reached[-1])
@@ -41,8 +41,8 @@ def quantiles(buckets: Buckets, wanted: Iterable[float] = QUANTILES) -> list[flo
 class Histograms(NamedTuple):
     """Counts of buckets by route, (routes, buckets), and by tier."""
 
-    by_route: Buckets
-    by_tier: dict[str, Buckets]
+    by_route: Counted
+    by_tier: dict[str, Counted]
 
     def since(self, past: Histograms | None) -> Histograms:
         """What was counted after ``past``."""
@@ -53,7 +53,7 @@ class Histograms(NamedTuple):
         return Histograms(increase(self.by_route, past.by_route), by_tier)
 
 
-def increase(now: Buckets, past: Buckets) -> Buckets:
+def increase(now: Counted, past: Counted) -> Counted:
     """What a counter has more than it had; all of it, when it started anew in between."""
     return np.where(now >= past, now - past, now)
 

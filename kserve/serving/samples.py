@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from kserve._buckets import Buckets, State
+from kserve._limits import ALONE, LEASED, MEMORY
+from kserve._limits import Limits as Table
 from kserve._roster import Roster, SeatView
 from kserve._tally import PATHS, ROUTES, STATUSES, Counter, Counts, Gauge, Living, Tallies
-from kserve.serving.readings import Buckets, Usage, histograms, increase, quantiles, usage
+from kserve.serving.readings import Counted, Usage, histograms, increase, quantiles, usage
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.shared import shared_folder
 
-MODES = ("memory", "leased", "alone")
+MODES = {MEMORY: "memory", LEASED: "leased", ALONE: "alone"}
 """What limits are decided by: a table in memory alone, tokens bought from Redis, or this host's share without Redis."""
 
 CLASSES = {"2": "succeeded", "3": "unchanged", "4": "refused", "5": "failed"}
@@ -30,6 +33,12 @@ def tally_file(data: Path) -> Path:
         return shared_folder(data) / "tally"
     except OSError:
         return data / "shm" / "tally"
+
+
+def limits_state(data: Path) -> State | None:
+    """How limits are decided; None when nothing on this host decides any."""
+    table = tally_file(data).with_name("limits")
+    return Buckets(Table(table)).state() if table.exists() else None
 
 
 class Latency(Struct, frozen=True):
@@ -86,7 +95,7 @@ class Limits(Struct, frozen=True):
 
     mode: str | None
     hosts: int | None
-    keys: int | None
+    buckets: int | None
     leased_tokens: int | None
     redis_up: bool | None
 
@@ -113,12 +122,14 @@ class Reading(NamedTuple):
     seats: dict[int, SeatView]
     usages: dict[int, Usage | None]
     announced: str | None
+    limits: State | None
 
 
 class Watcher:
     """Reads what the processes of one data directory count; needs no server, and disturbs none."""
 
     def __init__(self, data: Path) -> None:
+        self._data = data
         self._catalog = Catalog(data)
         self._roster = Roster(self._catalog.roster)
         self._tallies = Tallies(tally_file(data))
@@ -128,7 +139,8 @@ class Watcher:
         total, living = self._tallies.read()
         seats = {seat.pid: seat for seat in self._roster.seats()}
         usages = {one.pid: usage(one.pid) for one in living}
-        return Reading(time.monotonic(), total, living, seats, usages, self._catalog.live())
+        now = time.monotonic()
+        return Reading(now, total, living, seats, usages, self._catalog.live(), limits_state(self._data))
 
 
 def sample(before: Reading, after: Reading) -> Sample:
@@ -143,7 +155,7 @@ def sample(before: Reading, after: Reading) -> Sample:
         _routes(before.total, after.total, seconds),
         _tiers(before.total, after.total, seconds),
         [_worker(started.get((one.pid, one.since)), one, before, after) for one in after.living],
-        _limits(after.living),
+        _limits(after),
     )
 
 
@@ -163,7 +175,7 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _more(before: Any, after: Any) -> Buckets:
+def _more(before: Any, after: Any) -> Counted:
     return after if before is None else increase(after, before)
 
 
@@ -191,7 +203,7 @@ def _limited(before: Counts | None, after: Counts, tier: str) -> float:
     return float(_more(before.limited.get(tier) if before else None, after.limited[tier]).sum())
 
 
-def _latency(buckets: Buckets) -> Latency | None:
+def _latency(buckets: Counted) -> Latency | None:
     found = quantiles(buckets)
     return None if found is None else Latency(*found)
 
@@ -236,12 +248,12 @@ def _worker(start: Living | None, now: Living, before: Reading, after: Reading) 
     )
 
 
-def _limits(living: list[Living]) -> Limits:
-    mode, redis = of_host(living, Gauge.LIMITS_MODE), of_host(living, Gauge.REDIS_UP)
+def _limits(after: Reading) -> Limits:
+    state, redis = after.limits, of_host(after.living, Gauge.REDIS_UP)
     return Limits(
-        mode=None if mode is None else MODES[int(mode)],
-        hosts=_whole(of_host(living, Gauge.LIMITS_HOSTS)),
-        keys=_whole(of_host(living, Gauge.LIMITS_KEYS)),
-        leased_tokens=_whole(of_host(living, Gauge.LEASED_TOKENS)),
+        mode=None if state is None else MODES[state.mode],
+        hosts=None if state is None else state.hosts,
+        buckets=None if state is None else state.used,
+        leased_tokens=_whole(of_host(after.living, Gauge.LEASED_TOKENS)),
         redis_up=None if redis is None else bool(redis),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import kserve
+from kserve._buckets import State
 from kserve._tally import (
     CLASSES,
     MIDDLES,
@@ -25,7 +27,7 @@ from kserve._tally import (
     Time,
 )
 from kserve.serving.readings import QUANTILES, Histograms, Window, histograms, quantiles, usage
-from kserve.serving.samples import MODES, of_host
+from kserve.serving.samples import MODES, limits_state, of_host, tally_file
 
 BOUNDS = (
     *(5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3),
@@ -55,10 +57,6 @@ def _unauthorized(why: str) -> Named:
     return Named("kserve_unauthorized", "Requests without a good key.", "why", why)
 
 
-def _full(table: str) -> Named:
-    return Named("kserve_table_full", "Times that a table of limits had no place: the request went on.", "table", table)
-
-
 def _tokens(what: str) -> Named:
     return Named("kserve_lease_tokens", "Tokens that were bought ahead from Redis, or given back.", "what", what)
 
@@ -78,8 +76,6 @@ COUNTERS = {
     Counter.UNAUTHORIZED_REFUSED: _unauthorized("refused"),
     Counter.FORBIDDEN: Named("kserve_forbidden", "Requests that their key's scopes do not allow."),
     Counter.TOO_MANY_FAILURES: Named("kserve_too_many_failures", "Requests of addresses that tried too many keys."),
-    Counter.LIMITS_TABLE_FULL: _full("limits"),
-    Counter.FAILURES_TABLE_FULL: _full("failures"),
     Counter.LEASES_BOUGHT: _tokens("bought"),
     Counter.LEASES_RETURNED: _tokens("returned"),
     Counter.REDIS_CALLS: Named("kserve_redis_calls", "Calls of Redis."),
@@ -108,8 +104,6 @@ OF_PROCESS = {
 }
 
 OF_HOST = {
-    Gauge.LIMITS_KEYS: Named("kserve_limits_keys", "Places of the table of limits that are in use."),
-    Gauge.LIMITS_HOSTS: Named("kserve_limits_hosts", "Hosts that share the limits."),
     Gauge.LEASED_TOKENS: Named("kserve_leased_tokens", "Tokens that were bought and are not spent."),
     Gauge.REDIS_UP: Named("kserve_redis_up", "Whether Redis answers."),
     Gauge.WORKERS_WANTED: Named("kserve_workers_wanted", "Workers that there should be."),
@@ -118,10 +112,11 @@ OF_HOST = {
 
 
 class Tallied:
-    """The metrics of one file of counters."""
+    """The metrics of what the processes that serve one data directory share."""
 
-    def __init__(self, tallies: Tallies) -> None:
-        self._tallies = tallies
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._tallies = Tallies(tally_file(data))
         self._window = Window()
 
     def collect(self) -> Iterator[Metric]:
@@ -136,6 +131,7 @@ class Tallied:
         yield from _durations(total)
         yield from _of_late(late)
         yield from _gauges(living)
+        yield from _limits(limits_state(self._data))
         yield from _processes(living)
 
 
@@ -224,13 +220,21 @@ def _gauges(living: list[Living]) -> Iterator[Metric]:
                 family.add_metric((str(one.pid), one.role, *last), one.gauges[gauge])
     yield from families.values()
     for gauge, named in OF_HOST.items():
-        value = of_host(living, gauge)
-        yield GaugeMetricFamily(named.name, named.help, value=value)
+        yield GaugeMetricFamily(named.name, named.help, value=of_host(living, gauge))
+
+
+def _limits(state: State | None) -> Iterator[Metric]:
     mode = GaugeMetricFamily("kserve_limits_mode", "1 for the mode that limits are in.", labels=("mode",))
-    now = of_host(living, Gauge.LIMITS_MODE)
-    for number, name in enumerate(MODES if now is not None else ()):
-        mode.add_metric((name,), float(number == now))
+    now, hosts, used, failed_open, evicted = state or (None,) * 5
+    for number, name in MODES.items() if state is not None else ():
+        mode.add_metric((name,), float(now == number))
     yield mode
+    yield GaugeMetricFamily("kserve_limits_hosts", "Hosts that share the limits.", value=hosts)
+    yield GaugeMetricFamily("kserve_limits_buckets", "Keys and addresses that have a bucket.", value=used)
+    yield CounterMetricFamily("kserve_limits_evicted", "Full buckets that were given to another name.", value=evicted)
+    yield CounterMetricFamily(
+        "kserve_limits_failed_open", "Requests that were admitted because there was no bucket left.", value=failed_open
+    )
 
 
 def _processes(living: list[Living]) -> Iterator[Metric]:
