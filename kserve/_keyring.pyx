@@ -192,13 +192,13 @@ def tag_of_key(key_id):
     return tag_of(KEY, name, len(name))
 
 
-def siphash(const uint8_t[::1] key, const uint8_t[::1] text):
+def siphash(bytes key not None, bytes text not None):
     cdef uint64_t[2] seed
     cdef uint64_t[2] hashed
-    if key.shape[0] != SEED_BYTES:
+    if len(key) != SEED_BYTES:
         raise ValueError(f"a seed has {SEED_BYTES} bytes")
-    memcpy(seed, &key[0], SEED_BYTES)
-    siphash_2_4_128(seed, &text[0] if text.shape[0] else NULL, <size_t>text.shape[0], hashed)
+    memcpy(seed, <const char *>key, SEED_BYTES)
+    siphash_2_4_128(seed, <const uint8_t *><const char *>text, len(text), hashed)
     return (<const char *>hashed)[:16]
 
 
