@@ -79,9 +79,11 @@ cdef class Buckets:
 
     cdef Limits limits
     cdef uint64_t[:, ::1] seen  # by slot: tag, admitted and refused when demand() was asked last
+    cdef bint asked
 
     def __init__(self, Limits limits not None):
         self.limits = limits
+        self.seen = np.zeros((SLOT_COUNT, 3), dtype=np.uint64)
 
     cdef Slot *slot(self, name) except? NULL:
         """Made if need be; NULL when there is no room."""
@@ -146,12 +148,10 @@ cdef class Buckets:
     def demand(self):
         cdef uint8_t[:, ::1] names = np.zeros((SLOT_COUNT, NAME_SIZE), dtype=np.uint8)
         cdef int64_t[:, ::1] figures = np.empty((3, SLOT_COUNT), dtype=np.int64)
-        cdef bint first = self.seen is None
         cdef Py_ssize_t n
-        if first:
-            self.seen = np.zeros((SLOT_COUNT, 3), dtype=np.uint64)
         with nogil:
-            n = list_demand(self.limits.slots, first, now_us(), self.seen, names, figures)
+            n = list_demand(self.limits.slots, not self.asked, now_us(), self.seen, names, figures)
+        self.asked = True
         texts = np.asarray(names)[:n].reshape(-1).view(f"S{NAME_SIZE}")
         admitted, refused, balances = (row[:n].copy() for row in np.asarray(figures))
         return Demand(texts, admitted, refused, balances)

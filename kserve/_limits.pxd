@@ -107,6 +107,7 @@ cdef struct Terms:              # of one decision, at this host
     int64_t standing            # tokens that may be owed to Redis
     int64_t now                 # µs
     int64_t day
+    bint replayed
 
 
 cdef class Limits:
@@ -116,6 +117,7 @@ cdef class Limits:
     cdef Slot *slots
     cdef int64_t offset         # µs from the monotonic clock to that of the wall, as of `checked`
     cdef int64_t checked
+    cdef bint replayed          # time is what the callers of `take` say
     cdef readonly object path
     cdef readonly bint shared
 

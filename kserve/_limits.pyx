@@ -101,7 +101,7 @@ cdef class Limits:
     cdef int64_t moment(self, now, wall) except -1:
         cdef int64_t moment = now_us() if now is None else now
         if wall is not None:
-            self.offset, self.checked = wall - moment, moment
+            self.offset, self.checked, self.replayed = wall - moment, moment, True
         return moment
 
     cdef void decide(
@@ -132,6 +132,7 @@ cdef class Limits:
     cdef void set_terms(self, Terms *terms, uint64_t tag, const Limit *limit, int64_t cost, int64_t now) noexcept nogil:
         cdef uint64_t word = get(&self.head.mode) if tag & KIND_BITS == KEY else 0
         terms.mode = word & MODE_BITS
+        terms.replayed = self.replayed
         terms.hosts = 1
         terms.share = limit.burst
         terms.standing = 0
@@ -239,6 +240,8 @@ cdef class Limits:
         cdef Slot *slot = &self.slots[home * SET_SLOTS + (insertion.number & 0xFF) - 1]
         cdef int64_t tat = get_time(&slot.tat)
         cdef uint64_t tag = get(&slot.tag)
+        if get(&self.insertions[home].number) != insertion.number:
+            return  # somebody has completed it; what was read of the slot may be of a later one
         if tag != insertion.tag:
             if tag == 0 or is_idle(slot, tat, terms):
                 if swap_pair(slot, tag, tat, insertion.tag, terms.now) and tag:
@@ -330,7 +333,7 @@ cdef inline int64_t clamped(int64_t tat, const Limit *limit, const Terms *terms)
 cdef bint is_idle(const Slot *slot, int64_t tat, const Terms *terms) noexcept nogil:
     """Whether nothing would be lost with the slot."""
     cdef int64_t day = terms.day
-    if tat > terms.now or used_on(get(&slot.quota), &day):
+    if tat >= terms.now or used_on(get(&slot.quota), &day):
         return False
     return terms.mode == MEMORY or not balance_of(get(&slot.lease), terms.now)
 
@@ -404,10 +407,11 @@ cdef void give_back(Slot *slot, int64_t day, int64_t tokens) noexcept nogil:
         used = min(<uint64_t>tokens, word & MOST_USED)
 
 
-cdef bint spend(Slot *slot, uint64_t tag, const Limit *limit, const Terms *terms, Verdict *verdict) noexcept nogil:
+cdef bint spend(Slot *slot, uint64_t tag, const Limit *limit, Terms *terms, Verdict *verdict) noexcept nogil:
     """Whether it is settled, by GCRA and the quota: not when the slot was given to another tag."""
     cdef int64_t charge = product(terms.cost, terms.interval, FAR)
     cdef int64_t tolerance = product(max(terms.share, terms.cost), terms.interval, FAR)
+    cdef int64_t ceiling = product(limit.burst, terms.interval, FAR)
     cdef int64_t tokens = terms.cost * terms.hosts if limit.quota else 0
     cdef int64_t day = terms.day, used = 0, tat, base, late
     cdef bint charged = False, short = False
@@ -417,6 +421,8 @@ cdef bint spend(Slot *slot, uint64_t tag, const Limit *limit, const Terms *terms
         word = get(&slot.quota)
         if get(&slot.tag) != tag:
             break
+        if tat - terms.now > ceiling and not terms.replayed:
+            terms.now = now_us()  # or a clock read long ago would look like a limit that has changed
         if not charged:
             day = terms.day
             used = used_on(word, &day)
@@ -476,13 +482,13 @@ cdef bint spend_lease(
 
 cdef bint note_spent(Slot *slot, uint64_t tag, const Limit *limit, const Terms *terms) noexcept nogil:
     """Moves `tat` as if this host were alone, so that it gains nothing when it is; not if the slot is another's."""
-    cdef int64_t tat, ahead
+    cdef int64_t tat, charged
     cdef int64_t charge = product(terms.cost, terms.interval, FAR)
-    cdef int64_t most = product(terms.share, terms.interval, FAR)
+    cdef int64_t most = terms.now + product(terms.share, terms.interval, FAR)
     while True:
         tat = get_time(&slot.tat)
-        ahead = min(clamped(tat, limit, terms) - terms.now + charge, most)
-        if swap_pair(slot, tag, tat, tag, terms.now + ahead):
+        charged = min(clamped(tat, limit, terms) + charge, most)
+        if swap_pair(slot, tag, tat, tag, max(tat, charged)):
             return True
         if get(&slot.tag) != tag:
             return False
