@@ -1,8 +1,9 @@
 """Taking connections: one listening socket for all workers of a server, of which each takes its share.
 
-A connection wakes every worker. One that has more than another leaves it to that one, and takes it after all if nobody
-else has for some milliseconds. How many each has is in memory that they share; so is who waits, and waiting ends at
-once when the other has caught up and rings. What is still to be taken when the last of them stops accepting, is taken.
+A connection wakes every worker. One that has more than another leaves it to that one, and takes it after all if the
+other has not come for some milliseconds; until that one gives a sign of life, nothing more is left to it. How many each
+has is in memory that they share; so is who waits, and waiting ends at once when the other has caught up and rings. What
+is still to be taken when the last of them stops accepting, is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -29,11 +31,8 @@ from kserve.serving.site import encode, log
 BACKLOG = 1024
 """Connections that wait to be taken, at most; the kernel may allow fewer (`net.core.somaxconn`)."""
 
-PATIENCE_SECONDS = 0.002
-"""How long a worker that has more than its share leaves a connection to the others."""
-
-HURRY_SECONDS = 0.05
-"""How long it leaves them nothing after that, when they did not come."""
+PATIENCE_SECONDS = 0.01
+"""How long a worker that has more than its share leaves a connection to the one that has the fewest."""
 
 DRY_SECONDS = 0.1
 """Pause after accepting failed for want of file descriptors or memory."""
@@ -50,7 +49,7 @@ FREE, STARTING, OPEN, PAUSED, DRAINING = range(5)
 STATES = ("free", "starting", "open", "paused", "draining")
 
 _WORDS = 8  # of 8 bytes: a line of the cache
-_PID, _STATE, _CONNECTIONS, _ACCEPTED, _WAITING = range(5)
+_PID, _STATE, _CONNECTIONS, _ACCEPTED, _WAITING, _LIFE = range(6)
 
 _DROP_SYN = struct.pack(
     "=HBBIHBBIHBBIHBBI",
@@ -119,12 +118,23 @@ class Table:
         self._put(place, _CONNECTIONS, connections)
         self._put(place, _ACCEPTED, accepted)
 
-    def least(self, but: int) -> tuple[int, int] | None:
-        """Connections and place of the open worker, other than ``but``, that has the fewest; None without another."""
+    def live(self, place: int) -> None:
+        """This worker looks after its connections."""
+        self._put(place, _LIFE, self._get(place, _LIFE) + 1)
+
+    def life(self, place: int) -> int:
+        """It changes while a worker does."""
+        return self._get(place, _LIFE)
+
+    def least(self, but: int, absent: Mapping[int, int]) -> tuple[int, int] | None:
+        """Connections and place of the open worker with the fewest; None when there is no other than ``but``.
+
+        ``absent``: those that are not counted, as long as their life is this one.
+        """
         others = (
             (self._get(place, _CONNECTIONS), place)
             for place in range(len(self))
-            if place != but and self._get(place, _STATE) == OPEN
+            if place != but and self._get(place, _STATE) == OPEN and absent.get(place) != self.life(place)
         )
         return min(others, default=None)
 
@@ -200,7 +210,8 @@ class Door(web.BaseSite):
         self._taking: set[asyncio.Task[None]] = set()
         self._refusing: set[socket.socket] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._hurry_until = 0.0
+        self._absent: dict[int, int] = {}
+        """Who did not come when a connection was left to them, and their life then."""
         self._dry = False
         self._stopped = False
 
@@ -258,10 +269,11 @@ class Door(web.BaseSite):
 
     def _come(self) -> None:
         """There is a connection to be taken, or there was."""
-        rival = self._table.least(self._place)
+        self._table.live(self._place)
+        rival = self._table.least(self._place, self._absent)
         if rival is not None and self._is_for(rival[0]):
             self._table.wait(self._place, rival[1])
-            self._ignore_for(PATIENCE_SECONDS, self._waited)
+            self._ignore_for(PATIENCE_SECONDS, partial(self._waited, rival[1], self._table.life(rival[1])))
         elif self._open < self._limit:
             self._accept()
         else:
@@ -271,7 +283,7 @@ class Door(web.BaseSite):
         """Whether a worker with so many connections should have the next one."""
         if self._open >= self._limit:
             return theirs < self._limit
-        return self._open > theirs + max(1, theirs // 8) and self._loop.time() >= self._hurry_until
+        return self._open > theirs + max(1, theirs // 8)
 
     def _rung(self) -> None:
         """The worker that the connections were left to has more than its share by now."""
@@ -279,11 +291,12 @@ class Door(web.BaseSite):
         if self._timer is not None and not self._dry:
             self._end_waiting()
 
-    def _waited(self) -> None:
-        """Nobody came. What is still there is taken, and what comes in the next moment too."""
+    def _waited(self, rival: int, life: int) -> None:
+        """For long enough: nothing more is left to who did not come."""
         self._end_waiting()
-        if self._open < self._limit and self._accept():
-            self._hurry_until = self._loop.time() + HURRY_SECONDS
+        self._absent[rival] = life
+        if self._open < self._limit:
+            self._accept()
 
     def _end_waiting(self) -> None:
         self._table.wait_no_more(self._place)

@@ -46,6 +46,7 @@ class Served:
         self.pid = self.process.pid
         """The arbiter."""
         self.port = self.office_port = 0
+        self.final_log = ""
 
     def wait_until_it_listens(self) -> None:
         assert self.process.stdout is not None
@@ -99,6 +100,7 @@ class Served:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
             self.process.wait(20)
+        self.final_log = self.log()
         os.close(self._log)
 
 

@@ -1,4 +1,4 @@
-"""The server as a process: what it prints, how it drains, what it refuses."""
+"""The server as processes: what it prints, how it drains, what it refuses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from serving.support import Wire, request
 
 SCRIPT = """
 import sys
-from kserve.serving.app import run
+from kserve.serving.supervisor import run
 from kserve.settings import Settings
 run(Settings.model_validate_json(sys.argv[1]))
 """
 
 
+USUAL = {"port": 0, "admin_port": 0, "workers": 1, "open": True}
+
+
 class Process:
-    """A serving process, with its address read from its log."""
+    """A server with one worker, with its address read from its log."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        given = json.dumps({"data": str(data), "port": 0, **settings})
+        given = json.dumps({"data": str(data), **USUAL, **settings})
         self.popen = subprocess.Popen([sys.executable, "-c", SCRIPT, given], stderr=subprocess.PIPE, text=True)
         assert self.popen.stderr is not None
+        assert "without a key" in json.loads(self.popen.stderr.readline())["event"]
         self.first = json.loads(self.popen.stderr.readline())
         assert self.first["event"] == "listening"
         self.port = int(self.first["address"].rpartition(":")[2])
@@ -190,7 +194,7 @@ def test_logs_hold_no_ids_and_no_scores(published: Path) -> None:
 
 
 def run_to_its_end(data: Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    given = json.dumps({"data": str(data), "port": 0, **settings})
+    given = json.dumps({"data": str(data), **USUAL, **settings})
     return subprocess.run([sys.executable, "-c", SCRIPT, given], capture_output=True, text=True, timeout=60)
 
 
