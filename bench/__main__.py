@@ -15,8 +15,23 @@ from bench import _tables
 from bench._data import builder
 from bench._harness import Report, Run, Skip, environment, in_child, say
 
-NAMES = ("lookup_many", "lookup_one", "count", "gates", "build", "size", "switch", "synth", "http", "keys")
-PEERS = ("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "aiohttp")
+NAMES = (
+    "lookup_many",
+    "lookup_one",
+    "count",
+    "gates",
+    "build",
+    "size",
+    "switch",
+    "synth",
+    "http",
+    "http_batch",
+    "http_limits",
+    "http_switch",
+    "http_peers",
+    "keys",
+)
+PEERS = ("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "nginx", "fastapi")
 CACHE = Path(__file__).resolve().parent.parent / "build" / "bench"
 DEFAULT_PROFILES = 10_000_000
 

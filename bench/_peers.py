@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,15 +256,18 @@ def sync_file(file: Path) -> None:
 
 
 class RedisServer:
-    """A Redis of our own on a private unix socket, without persistence. Raises Skip if there is none."""
+    """A Redis of our own on a private unix socket, without persistence. Raises Skip if there is none.
 
-    def __init__(self, run: Run, most: int | None = LARGEST_REDIS) -> None:
+    ``before``: what to put before its command. ``port``: where else it listens, 0 nowhere.
+    """
+
+    def __init__(self, run: Run, most: int | None = LARGEST_REDIS, before: Sequence[str] = (), port: int = 0) -> None:
         run.require("redis", most=most, module="redis", command="redis-server")
         self._folder = tempfile.TemporaryDirectory(prefix="kserve-bench-")
         self.path = f"{self._folder.name}/redis.sock"
         options = [
             "--port",
-            "0",
+            str(port),
             "--unixsocket",
             self.path,
             "--save",
@@ -274,7 +277,8 @@ class RedisServer:
             "--dir",
             self._folder.name,
         ]
-        self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL, env=plain_environment())
+        command = [*before, "redis-server", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=plain_environment())
         deadline = time.monotonic() + 10
         while not Path(self.path).exists():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -1,127 +1,87 @@
-"""GET /v3/scores/{id} with one worker, beside a plain aiohttp handler. For orientation: it has no bar yet.
+"""GET /v3/scores/{id}: one worker, single and in pipelines of 16, with servers that do less, and with Redis GET.
 
-wrk on 64 connections, on the last core; the server on the first. The plain handler always gives the same answer.
+A key is checked, its limit charged, and the profile looked up among all. All are asked by wrk with the same bytes, on
+64 connections; the constant answers are kserve's own, byte for byte (nginx writes a head of its own).
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import re
-import socket
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
+from bench import _servers
 from bench._data import Data
-from bench._harness import Child, Report, Run, Skip, interleave, plain_environment, ratios
+from bench._harness import Report, Run, interleave, ratios, say
+from bench._load import Rate, RedisBenchmark, Shares, Wrk
+from bench._servers import Target
 
 ROUNDS = 5
-CONNECTIONS = 64
 SECONDS, TOY_SECONDS = 4, 1
-PATHS = 100_000
-SCRIPT = """
-local paths = {}
-for line in io.lines("PATHS") do paths[#paths + 1] = line end
-local at = 0
-request = function()
-  at = at % #paths + 1
-  return wrk.format("GET", paths[at])
-end
-"""
+PATHS = 200_000
+DEPTH = 16
+BARE, NGINX, SLOW, REDIS = "a bare uvloop protocol", "nginx, return 200", "kserve, compiled off", "Redis GET"
+BARS = {BARE: 1.0, NGINX: 0.9, SLOW: 3.5, REDIS: 1.4}
+PIPELINED = {name: f"{name}, pipelines of {DEPTH}" for name in ("kserve", REDIS)}
+PIPELINE_BAR = 1.2
 
 
 def measure(run: Run) -> Report:
     """Requests a second."""
-    run.require("aiohttp", module="aiohttp", command="wrk")
-    data = Data(run)
-    report = Report("http", "GET /v3/scores/{id}, one worker (for orientation)")
-    catalog = data.catalog()
-    ids = data.records().random_ids(PATHS, seed=13).tolist()
-    with tempfile.TemporaryDirectory(prefix="kserve-bench-") as folder:
-        script, paths = Path(folder, "paths.lua"), Path(folder, "paths")
-        paths.write_text("\n".join(f"/v3/scores/{i}" for i in ids) + "\n")
-        script.write_text(SCRIPT.replace("PATHS", str(paths)))
-        ports = free_port(), free_port()
-        with Child("http:serve_kserve", data=str(catalog.data), port=ports[0]):
-            body = _answer(f"http://127.0.0.1:{ports[0]}/v3/scores/{ids[0]}")
-            with Child("http:serve_plain", body=body, port=ports[1]):
-                _answer(f"http://127.0.0.1:{ports[1]}/")
-                seconds = TOY_SECONDS if run.toy else SECONDS
-                contenders = {
-                    "kserve": lambda: requests_a_second(ports[0], script, seconds),
-                    "a plain aiohttp handler": lambda: requests_a_second(ports[1], script, seconds),
-                }
-                rates = interleave(contenders, run.rounds_or(ROUNDS))
-    for name, values in rates.items():
-        report.add(name, "requests/s", values, more=True)
-    share = ratios(rates["kserve"], rates["a plain aiohttp handler"])
-    report.add("kserve / plain handler", "x", share, more=True)
-    report.notes.append(f"{CONNECTIONS} connections, {len(body)} bytes of body, as {body}")
+    report = Report("http", "GET /v3/scores/{id}, one worker: key, limit and look-up")
+    with ExitStack() as stack:
+        shares = Shares()
+        contenders = _contenders(run, stack, report)
+        timed = {name: shares.measured(name, contender) for name, contender in contenders.items()}
+        say("asking")
+        rates = interleave(timed, run.rounds_or(ROUNDS), warm_up=not run.toy)
+    _tell(report, rates)
+    shares.tell(report)
     return report
 
 
-def _answer(url: str) -> str:
-    """The body, as soon as the server answers."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urlopen(url, timeout=5) as response:
-                return str(response.read().decode())
-        except (URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise Skip(f"no answer from {url}") from None
-            time.sleep(0.05)
+def _contenders(run: Run, stack: ExitStack, report: Report) -> dict[str, Callable[[], Rate]]:
+    data = Data(run)
+    source, records = data.catalog().data, data.records()
+    seconds = TOY_SECONDS if run.toy else SECONDS
+    paths = [f"/v3/scores/{i}" for i in records.random_ids(PATHS if not run.toy else DEPTH, seed=13)]
+    fast = stack.enter_context(_servers.kserve(source))
+    slow = stack.enter_context(_servers.kserve(source, compiled=False))
+    requests = [fast.request(path) for path in paths]
+    single = stack.enter_context(Wrk(requests))
+    deep = stack.enter_context(Wrk([b"".join(requests[at : at + DEPTH]) for at in range(0, len(paths), DEPTH)]))
+    other = stack.enter_context(Wrk([slow.request(path) for path in paths]))
+    contenders = {
+        "kserve": lambda: single(fast.target, seconds),
+        PIPELINED["kserve"]: lambda: deep(fast.target, seconds),
+        SLOW: lambda: other(slow.target, seconds),
+    }
+    for name, target in _constants(run, stack, report, fast.answer(paths[0])):
+        contenders[name] = lambda target=target: single(target, seconds)
+    with report.optional("redis"):
+        server, target = stack.enter_context(_servers.redis(run))
+        _servers.load_numbered(server, records)
+        for name, depth in ((REDIS, 1), (PIPELINED[REDIS], DEPTH)):
+            get = RedisBenchmark(["GET", "__rand_int__"], depth, keyspace=len(records))
+            contenders[name] = lambda get=get: get(target, seconds)
+    return contenders
 
 
-def requests_a_second(port: int, script: Path, seconds: int) -> float:
-    """What wrk counts. Raises RuntimeError when an answer was not 200."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"]
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        command = ["taskset", "-c", str(cores[-1]), *command]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=plain_environment()).stdout
-    if "Non-2xx" in output or "Socket errors" in output:
-        raise RuntimeError(output)
-    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert found is not None, output
-    return float(found[1])
+def _constants(run: Run, stack: ExitStack, report: Report, answer: bytes) -> Iterator[tuple[str, Target]]:
+    """Servers that always give this answer."""
+    body = answer.partition(b"\r\n\r\n")[2].decode()
+    report.notes.append(f"{len(answer)} bytes of answer, {len(body)} of them body, as {body}")
+    yield BARE, stack.enter_context(_servers.bare(answer))
+    with report.optional("nginx"):
+        run.require("nginx", command="nginx")
+        yield NGINX, stack.enter_context(_servers.nginx(f"location / {{ return 200 '{body}'; }}"))
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def serve_kserve(data: str, port: int) -> None:
-    """In a process of its own: kserve's server."""
-    from kserve.serving import app
-    from kserve.settings import load
-
-    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-    app.run(load(data=Path(data), host="127.0.0.1", port=port))
-
-
-def serve_plain(body: str, port: int) -> None:
-    """In a process of its own: one handler on uvloop that always answers the same."""
-    import uvloop
-    from aiohttp import web
-
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response(body=body.encode(), content_type="application/json")
-
-    async def serve() -> None:
-        application = web.Application()
-        application.router.add_get("/{path:.*}", answer)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        await asyncio.Event().wait()
-
-    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-    uvloop.run(serve())
+def _tell(report: Report, rates: dict[str, list[float]]) -> None:
+    for name, values in rates.items():
+        report.add(name, "requests/s", values, more=True)
+    for name, limit in BARS.items():
+        if name in rates:
+            report.bar(f"kserve / {name}", ratios(rates["kserve"], rates[name]), "at least", limit)
+    if PIPELINED[REDIS] in rates:
+        deep = ratios(rates[PIPELINED["kserve"]], rates[PIPELINED[REDIS]])
+        report.bar(f"kserve / Redis GET, both in pipelines of {DEPTH}", deep, "at least", PIPELINE_BAR)

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 CHILD = ROOT / "bench" / "_child.py"
 PROFILES = 3000
 BENCHMARKS = sorted(file.stem for file in (ROOT / "bench").glob("[a-z]*.py"))
-NEEDS = {"http": ("wrk",), "lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",)}
+HTTP = [name for name in BENCHMARKS if name.startswith("http")]
+NEEDS = {"lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",)}
 PEERS = {
     "dict": None,
     "searchsorted": None,
@@ -67,11 +68,11 @@ def test_all_benchmarks_are_listed() -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - set(HTTP)))
 def test_benchmark_runs(name: str, bench: Bench) -> None:
     require(*NEEDS.get(name, ()))
     installed = [peer for peer, module in PEERS.items() if module is None or importlib.util.find_spec(module)]
-    report = bench(name, *installed, "aiohttp")
+    report = bench(name, *installed)
     assert report["series"]
     assert all(entry["values"] for entry in report["series"] + report["bars"])
     assert not set(installed) & set(report["skipped"])
@@ -82,6 +83,16 @@ def test_benchmark_runs(name: str, bench: Bench) -> None:
 def test_benchmark_runs_with_redis(name: str, bench: Bench) -> None:
     require("redis-server", *NEEDS.get(name, ()))
     assert not bench(name, "redis")["skipped"].get("redis")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", HTTP)
+def test_benchmark_of_http_runs(name: str, bench: Bench) -> None:
+    require("wrk", "redis-server", "redis-benchmark", "cc")
+    report = bench(name, "redis", "nginx", "fastapi")
+    assert report["bars"] or name == "http_peers"
+    assert all(entry["values"] for entry in report["series"] + report["bars"])
+    assert "redis" not in report["skipped"]
 
 
 @pytest.mark.heavy

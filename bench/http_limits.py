@@ -1,0 +1,51 @@
+"""What limits cost: GET /v3/scores/{id} with limits in memory, bought from a Redis, and with that Redis gone.
+
+One worker each, the same key tier; the processes that buy from Redis share the worker's core.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from bench import _servers
+from bench._data import Data
+from bench._harness import Report, Run, interleave, ratios, say
+from bench._load import Shares, Wrk
+
+ROUNDS = 7
+SECONDS, TOY_SECONDS = 4, 1
+PATHS = 100_000
+MEMORY, REDIS, GONE = "limits in memory", "limits through Redis", "that Redis stopped"
+BARS = {REDIS: 0.97, GONE: 1.0}
+SETTLE = 3.0  # seconds until a server has found out about Redis
+
+
+def measure(run: Run) -> Report:
+    """Requests a second."""
+    data = Data(run)
+    report = Report("http_limits", "GET /v3/scores/{id}, one worker, by where limits are kept")
+    catalog, records = data.catalog(), data.records()
+    ids = records.random_ids(min(PATHS, 10 * run.profiles), seed=19).tolist()
+    shares, seconds = Shares(), TOY_SECONDS if run.toy else SECONDS
+    with ExitStack() as stack:
+        server, target = stack.enter_context(_servers.redis(run))
+        stopped, gone = stack.enter_context(_servers.redis(run))
+        urls = {MEMORY: None, REDIS: target.port, GONE: gone.port}
+        contenders = {}
+        for name, port in urls.items():
+            settings = {} if port is None else {"redis": f"redis://127.0.0.1:{port}/0"}
+            kserve = stack.enter_context(_servers.kserve(catalog.data, **settings))
+            wrk = stack.enter_context(Wrk([kserve.request(f"/v3/scores/{i}") for i in ids]))
+            contenders[name] = shares.measured(name, lambda kserve=kserve, wrk=wrk: wrk(kserve.target, seconds))  # type: ignore[misc]
+        stopped.close()
+        time.sleep(SETTLE)
+        say("asking")
+        rates = interleave(contenders, run.rounds_or(ROUNDS), warm_up=not run.toy)
+        report.notes.append(f"Redis was sent {server.client().info('stats')['total_commands_processed']:,} commands")
+    for name, values in rates.items():
+        report.add(name, "requests/s", values, more=True)
+    for name, limit in BARS.items():
+        report.bar(f"{name} / {MEMORY}", ratios(rates[name], rates[MEMORY]), "at least", limit)
+    shares.tell(report)
+    return report
