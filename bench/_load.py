@@ -85,7 +85,7 @@ class RedisBenchmark:
         self._requests = FIRST_REQUESTS
 
     def __call__(self, target: Target, seconds: int) -> Rate:
-        """It has no clock: how many requests make so many seconds is learnt from the run before, at first a short one."""
+        """It has no clock: how many requests make so many seconds is learnt from the run before; the first is short."""
         command = [*self._start, "-h", HOST, "-p", str(target.port), "-n", str(self._requests), *self._command]
         output, client, server = _timed(command, target)
         rate = float(list(csv.reader(output.splitlines()))[-1][1])
