@@ -88,7 +88,7 @@ class Proxy:
                 self._pump(reader, there, lambda data: self.requests(data)),
                 self._pump(back, writer, lambda data: self.answers(data)),
             )
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # either side is gone, or the proxy ends
             pass
         finally:
             for side in filter(None, (writer, there)):

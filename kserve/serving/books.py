@@ -18,9 +18,6 @@ IDLE = 2_500_000
 RENEWED = TTL // 3
 """Leases of keys that are in use are made to last again when less than this is left."""
 
-AHEAD = 150_000
-"""How far ahead of need tokens are bought, beside the time that buying takes."""
-
 MEMORY = 200_000
 """Time constant of the demand that is looked at."""
 
@@ -93,15 +90,19 @@ class Ask(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the table of limits tells of a key: tokens since it was last asked, and what stands in it now."""
+    """What the table of limits tells of a key: tokens since it was last asked, and what stands in it now.
+
+    ``ahead`` and ``used`` are what a host that is alone makes of it; they matter for a key that is new here.
+    """
 
     name: str
+    terms: Terms
     admitted: int
     refused: int
     want: int
     balance: int
-    ahead: int
-    terms: Terms
+    ahead: int = 0
+    used: int = 0
 
 
 @dataclass(slots=True)
@@ -113,33 +114,30 @@ class Books:
 
     shards: int
     hosts: int
-    lead: int = 2 * AHEAD
+    lead: int = 300_000
     seen: int = 0
     accounts: dict[str, Account] = field(default_factory=dict)
     live: dict[str, Account] = field(default_factory=dict)
 
     def see(self, rows: Iterable[Seen], now: int, *, alone: bool) -> None:
-        """Take in what was asked of this host since the last time. ``alone``: it was not bought for.
-
-        The first time only says what stands in the table, not when it was asked.
-        """
-        first, elapsed = self.seen == 0, max(1, now - self.seen)
+        """Take in what was asked of this host since the last time. ``alone``: it was not bought for."""
+        elapsed = max(1, now - self.seen) if self.seen else MEMORY
         weight = 1.0 - math.exp(-elapsed / MEMORY)
         for account in self.live.values():
             account.rate *= 1.0 - weight
         for row in rows:
+            known = row.name in self.accounts
             account = self._account(row)
             account.balance, account.terms = row.balance, row.terms
             self.live[row.name] = account
-            if first:
-                account.full = now + row.ahead
-                continue
             if row.admitted or row.refused:
                 account.active = now
                 account.rate += weight * (row.admitted + row.refused) / elapsed
             if row.want:
                 account.want, account.wanted = row.want, now
-            if alone and row.admitted:
+            if not known:
+                account.full, account.used, account.day = now + row.ahead, row.used, today()
+            elif alone and row.admitted:
                 self._spent_alone(account, row.admitted, now)
         self.seen = now
 

@@ -4,8 +4,8 @@
 -- ARGV[1]  SHA-1 of all that follows and of the names of the keys, so that nothing damaged on the way is carried out
 -- ARGV[2]  host (8 bytes), then doubles: number of this message, time for which leases hold, time that a day has;
 --          then for each key ten doubles, see `ask` below
--- returns  SHA-1, number of the message, and for each key three doubles: granted (-1: this message is older than one
---          that was carried out), how far the theoretical arrival time lies ahead, tokens used today
+-- returns  SHA-1, number of the message, time, and for each key three doubles: granted (-1: this message is older than
+--          one that was carried out), how far the theoretical arrival time lies ahead, tokens used today
 --
 -- A record is: theoretical arrival time, day, tokens used in that day, and for each host: its name, the tokens that it
 -- may hold at most, until when, and the number of its last message. What may be held is not in the bucket.
@@ -67,7 +67,7 @@ local function grant(record, ask, held)
   local granted = math.min(most, free)
   if granted < 1 or granted < ask.least then return 0 end
   record.tat = record.tat + granted * ask.interval
-  record.used = record.used + granted
+  if ask.quota >= 0 then record.used = record.used + granted end
   return granted
 end
 
@@ -82,7 +82,7 @@ local function serve(key, ask)
   record.tat = math.max(record.tat, now + (record.held - surplus) * ask.interval)
   local back = math.min(ask.back, record.mine)
   record.tat = math.min(record.tat - back * ask.interval, now + ask.managed * ask.interval)
-  record.used = math.max(0, record.used - back)
+  if ask.quota >= 0 then record.used = math.max(0, record.used - back) end
   local mine, held = math.max(0, ask.held), math.max(0, ask.held)
   for _, other in ipairs(record.others) do held = held + other[2] end
   local granted = grant(record, ask, held)
@@ -90,7 +90,7 @@ local function serve(key, ask)
   return granted, record.tat - now, record.used
 end
 
-local answer = { struct.pack('<d', number) }
+local answer = { struct.pack('<dd', number, now) }
 local count = (#ARGV[2] + 1 - at) / ASK_BYTES
 for i = 1, count do
   local ask = {}

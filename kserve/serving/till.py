@@ -32,6 +32,7 @@ SHARDS = 16
 CONNECTIONS = 4
 FLEET = "kserve:{fleet}"
 SUM = 40
+HEAD = SUM + 16
 ALLOWED_OPTIONS = ("db", "ssl_", "username", "password")
 """What an address may have behind its question mark: nothing that makes a client try again, or wait longer."""
 
@@ -67,7 +68,12 @@ def client_of(settings: Settings) -> Redis | RedisCluster:
 
 
 class Till:
-    """The two scripts on one client: sealed messages out, answers checked before they are believed."""
+    """The two scripts on one client: sealed messages out, answers checked before they are believed.
+
+    ``clock``: µs since 1970 by Redis's clock, at its last answer.
+    """
+
+    clock = 0.0
 
     def __init__(self, settings: Settings, host: bytes) -> None:
         self._host = host
@@ -90,7 +96,7 @@ class Till:
         body += b"".join(struct.pack("<10d", *row) for row in rows)
         total = hashlib.sha1(" ".join(records).encode() + b" " + body).hexdigest()
         answer = await self._leases(keys=list(records), args=[total, body])
-        found = _opened(answer, number, 3)
+        found = self._opened(answer, number, 3)
         if any(granted < 0 for granted, _, _ in found):
             raise Damaged("Redis has carried out a later message of this host")
         return [(int(granted), int(ahead), int(used)) for granted, ahead, used in found]
@@ -99,28 +105,29 @@ class Till:
         """Hosts of the fleet, this one included unless ``kept`` is 0. Raises RedisError."""
         number = self._next()
         answer = await self._fleet(keys=[FLEET], args=[self._host, number, kept])
-        return int(_opened(answer, number, 1)[0][0])
+        return int(self._opened(answer, number, 1)[0][0])
 
     def _next(self) -> int:
         """The number of a message: greater than that of any before it, also of an earlier process of this host."""
         self._number = max(self._number + 1, time.monotonic_ns() // 1000)
         return self._number
 
+    def _opened(self, answer: Any, number: int, width: int) -> list[tuple[float, ...]]:
+        """The rows of an answer. Raises Damaged if it is not whole, or to another question."""
+        if not isinstance(answer, bytes) or len(answer) < HEAD or (len(answer) - HEAD) % (8 * width):
+            raise Damaged("an answer of Redis has the wrong form")
+        body = answer[SUM:]
+        if hashlib.sha1(body).hexdigest().encode() != answer[:SUM]:
+            raise Damaged("an answer of Redis was damaged on the way")
+        told, self.clock = struct.unpack_from("<dd", body)
+        if told != number:
+            raise Damaged("an answer of Redis belongs to another question")
+        return list(struct.iter_unpack(f"<{width}d", answer[HEAD:]))
+
     async def aclose(self) -> None:
         """Drop all connections, whatever state they are in."""
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self._client.aclose()
-
-
-def _opened(answer: Any, number: int, width: int) -> list[tuple[float, ...]]:
-    if not isinstance(answer, bytes) or len(answer) < SUM + 8 or (len(answer) - SUM - 8) % (8 * width):
-        raise Damaged("an answer of Redis has the wrong form")
-    body = answer[SUM:]
-    if hashlib.sha1(body).hexdigest().encode() != answer[:SUM]:
-        raise Damaged("an answer of Redis was damaged on the way")
-    if struct.unpack_from("<d", body)[0] != number:
-        raise Damaged("an answer of Redis belongs to another question")
-    return list(struct.iter_unpack(f"<{width}d", body[8:]))
 
 
 def told(error: BaseException, url: str | None) -> str:
