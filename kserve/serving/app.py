@@ -15,6 +15,7 @@ from aiohttp import web
 import kserve
 from kserve.serving import logs, metrics, openapi, problems
 from kserve.serving.accepting import Door, Table, listening, refuse_new
+from kserve.serving.admission import DOCUMENT, Access
 from kserve.serving.office import OfficeThread
 from kserve.serving.pages import status_app
 from kserve.serving.protocol import Runner, assert_c_parser
@@ -39,11 +40,12 @@ def make_app(store: Store, settings: Settings) -> web.Application:
     app[SITE] = site
     routes = table()
     for route in routes:
-        _add(app, site, route.method, route.path, route.handler)
+        methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        _add(app, route.path, methods, site, route.name, route.handler, route.access)
     document = encode(openapi.document(routes, settings, kserve.__version__))
-    _add(app, site, "GET", "/openapi.json", _constant(document))
+    _add(app, "/openapi.json", ["GET", "HEAD"], site, "openapi", _constant(document), DOCUMENT)
+    app.router.add_route("*", "/{path:.*}", site.refusing(lambda request: problems.not_found(request.path)))
     app.cleanup_ctx.append(_shown)
-    app.on_cleanup.append(_stop_threads)
     return app
 
 
@@ -108,19 +110,13 @@ async def _end(stopped: asyncio.Future[str], session: Session | None, address: s
     return await stopped
 
 
-def _add(app: web.Application, site: Site, method: str, path: str, handler: Handler) -> None:
-    methods = ["GET", "HEAD"] if method == "GET" else [method]
+def _add(
+    app: web.Application, path: str, methods: list[str], site: Site, name: str, handler: Handler, access: Access
+) -> None:
     resource = app.router.add_resource(path)
-    for taken in methods:
-        resource.add_route(taken, site.endpoint(handler))
-    resource.add_route("*", site.endpoint(_refuse_method(methods)))
-
-
-def _refuse_method(allowed: list[str]) -> Handler:
-    async def answer(call: Call) -> web.Response:
-        raise problems.wrong_method(call.request.method, allowed)
-
-    return answer
+    for method in methods:
+        resource.add_route(method, site.endpoint(name, handler, access))
+    resource.add_route("*", site.refusing(lambda request: problems.wrong_method(request.method, methods)))
 
 
 def _constant(body: bytes) -> Handler:
@@ -137,12 +133,10 @@ async def _shown(app: web.Application) -> AsyncIterator[None]:
         site.follower.serves_at("")
     shower = metrics.Shower(site.seat)
     shower.start()
+    site.start()
     yield
+    site.stop()
     await asyncio.to_thread(shower.stop)
-
-
-async def _stop_threads(app: web.Application) -> None:
-    app[SITE].slow.shutdown(wait=False, cancel_futures=True)
 
 
 def stop_signal() -> asyncio.Future[str]:

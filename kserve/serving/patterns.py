@@ -55,6 +55,8 @@ class _Nobody(Call):
         self.request = cast(web.Request, None)
         self.version = version
         self.id = REQUEST_ID
+        self.fields = {}
+        self._owes = False
 
 
 def _pattern(answer: web.Response) -> Pattern:

@@ -53,9 +53,6 @@ KINDS = {
     "not-ready": Kind(503, "The server is not ready"),
 }
 
-_BY_STATUS = {404: "not-found", 417: "expectation-failed"}
-
-
 MAX_DETAIL = 512
 """Characters; errors repeat what was sent, which may be long."""
 
@@ -89,14 +86,18 @@ def wrong_method(method: str, allowed: list[str]) -> Problem:
     return Problem("method-not-allowed", f"{method} is not taken here; allowed: {allow}", headers={"Allow": allow})
 
 
+def not_found(path: str) -> Problem:
+    """The problem for a route that there is not."""
+    return Problem("not-found", f"no route {path[:MAX_ECHO]}; GET /openapi.json lists them all")
+
+
 def of_aiohttp(error: web.HTTPException, path: str) -> Problem:
     """The problem for what aiohttp itself refused: an unknown route, an expectation."""
-    slug = _BY_STATUS.get(error.status, "malformed-request" if error.status < 500 else "internal")
-    details = {
-        "not-found": f"no route {path[:MAX_ECHO]}; GET /openapi.json lists them all",
-        "expectation-failed": "the only expectation that can be met is 100-continue",
-    }
-    return Problem(slug, details.get(slug, error.reason))
+    if error.status == 404:
+        return not_found(path)
+    if error.status == 417:
+        return Problem("expectation-failed", "the only expectation that can be met is 100-continue")
+    return Problem("malformed-request" if error.status < 500 else "internal", error.reason)
 
 
 def of_parser(error: BaseException) -> Problem:

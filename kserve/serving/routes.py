@@ -16,11 +16,14 @@ from kserve._batch import Asked, ids_of_json
 from kserve.records import NETWORKS, Status, Topic
 from kserve.rule import Rule
 from kserve.serving import bodies, health, models
+from kserve.serving.admission import BATCH, ELIGIBILITY, HEALTH, READ, Access
 from kserve.serving.problems import Problem
 from kserve.serving.site import Call, Handler
 
 TOPICS_PER_PAGE = 100
 MAX_TOPICS_PER_PAGE = 1000
+COUNT_COST = 50
+"""Tokens that counting all profiles costs, beside those of the ids."""
 
 _BATCH = msgspec.json.Decoder(models.BatchRequest)
 _ELIGIBILITY = msgspec.json.Decoder(models.EligibilityRequest)
@@ -52,6 +55,7 @@ async def batch(call: Call) -> web.Response:
     if asked is None:
         return _any_batch(call, bodies.parse(body, _BATCH).ids)
     bodies.check_count(asked, settings.batch_limit)
+    call.charge(max(1, len(asked)))
     return _batch_answer(call, asked)
 
 
@@ -64,6 +68,7 @@ def _batch_answer(call: Call, asked: Asked) -> web.Response:
 def _any_batch(call: Call, ids: list[Any]) -> web.Response:
     """A batch in which there may be what is no profile id: JSON has an item for it, records have none."""
     bodies.check_count(ids, call.site.settings.batch_limit)
+    call.charge(max(1, len(ids)))
     if bodies.answered_as(call.request) == bodies.JSON:
         return call.json(models.Batch(call.version, batch_items(call, ids)))
     values = [bodies.parse_id(item) if isinstance(item, str) else None for item in ids]
@@ -139,6 +144,7 @@ async def eligibility(call: Call) -> web.Response:
     request = await bodies.decode(call.request, settings, _ELIGIBILITY)
     bodies.check_count(request.ids, settings.batch_limit)
     rule = Rule.of(request.rule)
+    call.charge(max(1, len(request.ids)) + COUNT_COST * request.count)
     results = [_eligibility_item(call, rule, item) for item in request.ids]
     answer = models.Eligibility(call.version, results)
     if request.count:
@@ -207,8 +213,9 @@ async def snapshot(call: Call) -> web.Response:
 
 
 class Route(NamedTuple):
-    """A row of the table: where, who answers, what goes in and out, and which problems there can be."""
+    """A row of the table: where, who answers and may ask, what goes in and out, and which problems there can be."""
 
+    name: str
     method: str
     path: str
     handler: Handler
@@ -216,6 +223,7 @@ class Route(NamedTuple):
     problems: tuple[str, ...] = ()
     body: type | None = None
     cached: bool = False
+    access: Access = READ
 
 
 _BODY = (
@@ -231,29 +239,35 @@ _BODY = (
 
 def table() -> tuple[Route, ...]:
     """The routes of one server."""
+    profile_problems = ("invalid-id", "unknown-profile")
+    identity_problems = ("bad-query", "unknown-network", "unknown-identity")
+    one, many, rule = models.Score, models.BatchRequest, models.EligibilityRequest
     return (
-        Route("GET", "/v3/scores/{id}", score, models.Score, ("invalid-id", "unknown-profile"), cached=True),
-        Route("POST", "/v3/scores/batch", batch, models.Batch, _BODY, body=models.BatchRequest),
-        Route("GET", "/v3/profiles/{id}", profile, models.Profile, ("invalid-id", "unknown-profile"), cached=True),
+        Route("score", "GET", "/v3/scores/{id}", score, one, profile_problems, cached=True),
+        Route("batch", "POST", "/v3/scores/batch", batch, models.Batch, _BODY, many, access=BATCH),
+        Route("profile", "GET", "/v3/profiles/{id}", profile, models.Profile, profile_problems, cached=True),
         Route(
+            "identity",
             "GET",
             "/v3/identities/{network}/{key}",
             identity,
             models.Identity,
-            ("bad-query", "unknown-network", "unknown-identity"),
+            identity_problems,
             cached=True,
         ),
         Route(
+            "eligibility",
             "POST",
             "/v3/eligibility",
             eligibility,
             models.Eligibility,
             (*_BODY, "bad-rule"),
-            body=models.EligibilityRequest,
+            rule,
+            access=ELIGIBILITY,
         ),
-        Route("GET", "/v3/topics", topics(), models.TopicPage, ("bad-query",), cached=True),
-        Route("GET", "/v3/topics/{slug}", topic, models.TopicAnswer, ("unknown-topic",), cached=True),
-        Route("GET", "/v3/snapshot", snapshot, models.SnapshotInfo, cached=True),
-        Route("GET", "/healthz", health.alive, models.Health),
-        Route("GET", "/readyz", health.readiness(), models.Ready, ("not-ready",)),
+        Route("topics", "GET", "/v3/topics", topics(), models.TopicPage, ("bad-query",), cached=True),
+        Route("topic", "GET", "/v3/topics/{slug}", topic, models.TopicAnswer, ("unknown-topic",), cached=True),
+        Route("snapshot", "GET", "/v3/snapshot", snapshot, models.SnapshotInfo, cached=True),
+        Route("health", "GET", "/healthz", health.alive, models.Health, access=HEALTH),
+        Route("ready", "GET", "/readyz", health.readiness(), models.Ready, ("not-ready",), access=HEALTH),
     )

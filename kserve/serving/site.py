@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,21 @@ from aiohttp import web
 from msgspec import UNSET
 from multidict import istr
 
+from kserve._limits import Limits
 from kserve._roster import Roster, Seat
+from kserve._tally import PATHS, ROUTES, Tally
 from kserve._wire import Numbers
 from kserve.errors import KserveError, UnknownProfile
 from kserve.serving import problems
+from kserve.serving.admission import DOCUMENT, Access, Admission, Fields
+from kserve.serving.auth import Authenticator, Caller
 from kserve.serving.models import ProblemDocument
 from kserve.serving.problems import Problem
+from kserve.serving.samples import tally_file
+from kserve.serving.shedding import Shedding
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.shared import shared_folder
 from kserve.snapshots.watch import follower_of
 
 if TYPE_CHECKING:
@@ -40,6 +48,10 @@ _SERVER: str = istr("Server")
 _VERSION: str = istr("Kserve-Version")
 _IF_NONE_MATCH: str = istr("If-None-Match")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+
+AIOHTTP = PATHS.index("aiohttp")
+TIER_NONE, TIER_OPEN = -1, -2
+"""In place of the number of a tier, when nobody knows who asks, and when nobody needs a key."""
 
 encode = msgspec.json.Encoder().encode
 log = structlog.get_logger("kserve.serving")
@@ -99,7 +111,13 @@ class Site(Front):
         """Where what is answered is counted, for other processes to see."""
         self.roster = Roster(Catalog(settings.data).roster)
         self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
-        self.cache_control = f"max-age={settings.cache_seconds}"
+        self.tally = Tally(tally_file(settings.data), "worker")
+        self.limits = Limits(shared_folder(settings.data) / "limits")
+        self.keys = Authenticator(settings, self.limits, self.tally)
+        self.shedding = Shedding(settings.shedding, self.tally)
+        self.admission = Admission(self.keys, self.limits, self.shedding, self.tally)
+        self.public_cache_control = f"max-age={settings.cache_seconds}"
+        self.cache_control = self.public_cache_control if settings.open else f"private, {self.public_cache_control}"
 
     def version(self) -> str | None:
         """The version in force; None when the store is closed."""
@@ -108,38 +126,101 @@ class Site(Front):
         except KserveError:
             return None
 
-    def endpoint(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """An aiohttp handler that gives ``handler`` exactly one snapshot, and turns errors into problem documents."""
+    def start(self) -> None:
+        """Follow keys, and measure the running event loop."""
+        self.keys.start()
+        self.shedding.start()
+
+    def stop(self) -> None:
+        """End what :meth:`start` began; what was counted stays counted."""
+        self.shedding.stop()
+        self.keys.stop()
+        self.tally.leave()
+        self.slow.shutdown(wait=False, cancel_futures=True)
+
+    def endpoint(self, name: str, handler: Handler, access: Access) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """An aiohttp handler of the route ``name``: admits the request, gives ``handler`` exactly one snapshot, turns
+        errors into problem documents, and counts the answer."""
+        route = ROUTES.index(name)
 
         async def answer(request: web.Request) -> web.Response:
-            call = Call(self, request, self.store.snapshot())
-            try:
-                response = await handler(call)
-            except Problem as problem:
-                return call.refuse(problem)
-            except KserveError as error:
-                return call.refuse(_logged(error, call))
-            except Exception as error:
-                return call.refuse(_unexpected(error, call))
-            self.seat.succeeded(call.version)
-            if self.draining and self.closes(request):
-                response.force_close()
+            start = time.perf_counter_ns()
+            call = Call(self, request, self.store.snapshot(), access)
+            response = await self._answered(call, handler)
+            self.tally.count(route, response.status, call.tier, AIOHTTP, time.perf_counter_ns() - start)
             return response
 
         return answer
 
+    def refusing(self, problem_of: Callable[[web.Request], Problem]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """An aiohttp handler for what no route takes, which needs no snapshot and no key."""
+        other = ROUTES.index("other")
+
+        async def answer(request: web.Request) -> web.Response:
+            start = time.perf_counter_ns()
+            try:
+                self.admission.enter(request, DOCUMENT)
+                problem = problem_of(request)
+            except Problem as shed:
+                problem = shed
+            response = self.refuse(problem, request, self.request_id(request), self.version())
+            self.tally.count(other, response.status, TIER_NONE, AIOHTTP, time.perf_counter_ns() - start)
+            return response
+
+        return answer
+
+    async def _answered(self, call: Call, handler: Handler) -> web.Response:
+        try:
+            call.enter()
+            response = await handler(call)
+        except Problem as problem:
+            return call.refuse(problem)
+        except KserveError as error:
+            return call.refuse(_logged(error, call))
+        except Exception as error:
+            return call.refuse(_unexpected(error, call))
+        self.seat.succeeded(call.version)
+        if self.draining and self.closes(call.request):
+            response.force_close()
+        return response
+
 
 class Call:
-    """One request, with the one snapshot that its answer is computed from."""
+    """One request, with the one snapshot that its answer is computed from, and who asks."""
 
-    __slots__ = ("id", "request", "site", "snapshot", "version")
+    __slots__ = ("_access", "_owes", "caller", "fields", "id", "request", "site", "snapshot", "version")
 
-    def __init__(self, site: Site, request: web.Request, snapshot: Snapshot) -> None:
+    def __init__(self, site: Site, request: web.Request, snapshot: Snapshot, access: Access) -> None:
         self.site = site
         self.request = request
         self.snapshot = snapshot
         self.version = snapshot.version
         self.id = site.request_id(request)
+        self.caller: Caller | None = None
+        self._access = access
+        self.fields: Fields = {}
+        """Header fields that say what is left of the caller's limit."""
+        self._owes = False
+
+    @property
+    def tier(self) -> int:
+        """The number of the caller's tier, as it is counted."""
+        if self.caller is not None:
+            return self.caller.number
+        return TIER_OPEN if self.site.settings.open else TIER_NONE
+
+    def enter(self) -> None:
+        """Let the caller in, and charge what is known beforehand. Raises Problem."""
+        self.caller = self.site.admission.enter(self.request, self._access)
+        if self._access.flat and _IF_NONE_MATCH in self.request.headers:
+            self._owes = True  # a 304 costs nothing
+        elif self._access.flat:
+            self.charge(1)
+
+    def charge(self, cost: int) -> None:
+        """Take tokens from the caller's limit. Raises Problem."""
+        self._owes = False
+        self.fields = self.site.admission.charge(self.caller, cost)
 
     def core(self, profile_id: int) -> tuple[int, float | None, float | None, float | None, float | None]:
         """(slot, score, day, week, month change) of a profile, counted as an answer. Raises UnknownProfile."""
@@ -156,35 +237,43 @@ class Call:
         return self.whole(encode(answer), _JSON)
 
     def whole(self, body: bytes, kind: str) -> web.Response:
-        """An answer, ready as bytes of this media type, that is not to be kept."""
-        headers = {_CONTENT_TYPE: kind, _CACHE_CONTROL: "no-store"}
-        return respond(200, body, headers, self.id, self.version)
+        """An answer that is not to be kept, ready as bytes of this media type."""
+        return self._respond(200, body, {_CONTENT_TYPE: kind, _CACHE_CONTROL: "no-store"})
 
     def constant(self, body: bytes) -> web.Response:
-        """An answer, ready as JSON, that does not depend on the snapshot."""
-        headers = {_CONTENT_TYPE: _JSON, _CACHE_CONTROL: self.site.cache_control}
-        return respond(200, body, headers, self.id, self.version)
+        """An answer, ready as JSON, that depends neither on the snapshot nor on who asks."""
+        return self._respond(200, body, {_CONTENT_TYPE: _JSON, _CACHE_CONTROL: self.site.public_cache_control})
 
     def unchanged(self, etag: str) -> web.Response | None:
-        """304 if the client has this representation already."""
+        """304 if the client has this representation already; otherwise the answer is charged. Raises Problem."""
         wanted = self.request.headers.get(_IF_NONE_MATCH)
-        if wanted is None or not matches(wanted, etag):
-            return None
-        return self.not_modified(etag)
+        if wanted is not None and matches(wanted, etag):
+            return self.not_modified(etag)
+        if self._owes:
+            self.charge(1)
+        return None
 
     def not_modified(self, etag: str) -> web.Response:
         """304: the client has this representation already."""
-        headers = {_ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
-        return respond(304, None, headers, self.id, self.version)
+        return self._respond(304, None, {_ETAG: etag, _CACHE_CONTROL: self.site.cache_control})
 
     def cacheable(self, answer: Any, etag: str) -> web.Response:
         """An answer that holds as long as this version does."""
         headers = {_CONTENT_TYPE: _JSON, _ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
-        return respond(200, encode(answer), headers, self.id, self.version)
+        return self._respond(200, encode(answer), headers)
 
     def refuse(self, problem: Problem) -> web.Response:
-        """The problem document for this request."""
+        """The problem document for this request, which costs what any answer costs."""
+        if self._owes:
+            try:
+                self.charge(1)
+            except Problem as limited:
+                problem = limited
+        problem.headers.update(self.fields)
         return self.site.refuse(problem, self.request, self.id, self.version)
+
+    def _respond(self, status: int, body: bytes | None, headers: dict[str, str]) -> web.Response:
+        return respond(status, body, headers | self.fields, self.id, self.version)
 
 
 Handler = Callable[[Call], Awaitable[web.Response]]

@@ -26,7 +26,7 @@ KSERVE = [sys.executable, "-m", "kserve"]
 OFFICE = ("/metrics", "/status", "/console")
 """Paths that begin like this are asked of the office."""
 
-USUAL = {"open": "true", "workers": "1", "admin_port": "0"}
+USUAL = {"open": "true", "workers": "1", "admin_port": "0", "shedding__on": "false"}
 
 
 class Served:
