@@ -88,7 +88,7 @@ cdef class Wire:
     cdef WireSite site
     cdef object connection      # None: it is lost
     cdef int descriptor         # -1: aiohttp has the connection for good
-    cdef bint ours              # aiohttp has nothing of what comes next, and nothing to do or to send
+    cdef readonly bint ours     # aiohttp has nothing of what comes next, and nothing to do or to send
     cdef bint fresh             # nothing is answered yet
     cdef readonly bint held     # an answer waits for the client to read, and what came since waits for that
     cdef bytes waiting

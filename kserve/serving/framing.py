@@ -32,6 +32,18 @@ class Framing:
         """Whether the next byte begins a request."""
         return self._head == b"" and self._body_left == 0
 
+    def first_end(self, data: bytes, start: int) -> int:
+        """Where in ``data`` the head, or the body, ends that ``start`` is in or begins; its end when that is later."""
+        if self._body_left:
+            return min(start + self._body_left, len(data))
+        if self._head:
+            begun = self._head[1 - len(END_OF_HEAD) :]  # the end may have begun in the read before
+            across = (begun + data[start : start + len(END_OF_HEAD) - 1]).find(END_OF_HEAD)
+            if across >= 0:
+                return start + across + len(END_OF_HEAD) - len(begun)
+        end = data.find(END_OF_HEAD, start)
+        return len(data) if end < 0 else end + len(END_OF_HEAD)
+
     def follow(self, data: bytes, found: Iterable[object]) -> None:
         """The parser was given ``data``, and found these requests (or errors) that it had not found before."""
         if self._head is None:

@@ -49,7 +49,7 @@ class Connection(web.RequestHandler):
     with its next byte; until then the keep-alive time-out holds it, like any idle connection.
     """
 
-    __slots__ = ("_body", "_framing", "_head_timer", "_send_timer", "_site", "_wire", "data_received")
+    __slots__ = ("_body", "_framing", "_head_timer", "_send_timer", "_site", "_unread", "_wire", "data_received")
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # the slot takes the place of the method
 
@@ -59,6 +59,7 @@ class Connection(web.RequestHandler):
         self._wire = Wire(wires, self)
         self.data_received = self._wire.data_received  # for uvloop to call C at once, without a method of ours between
         self._framing = Framing()
+        self._unread = b""
         self._body: Any = EMPTY_PAYLOAD
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -88,12 +89,28 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def receive(self, data: bytes) -> None:
-        """Feed aiohttp's parser; watch whether a request head is whole, begun, or not in question."""
+        """Feed aiohttp's parser, one head or body at a time.
+
+        All at once it would forget good requests when a bad one comes behind them, and what comes behind an upgrade
+        that nobody offers. It gets no more than it has room for; for the rest it asks with an empty read.
+        """
+        data, self._unread = self._unread + data, b""
+        if not data:
+            self._feed(b"")
+        at = 0
+        while at < len(data) and len(self._messages) < self._max_msg_queue_size and not self._reading_paused:
+            end = self._framing.first_end(data, at)
+            self._feed(data[at:end])
+            at = end
+        self._unread = data[at:]
+
+    def _feed(self, data: bytes) -> None:
+        """Watch whether a request head is whole, begun, or not in question."""
         seen = self._request_count
         in_body = not self._body.is_eof()
         super().data_received(data)
         found = self._request_count - seen
-        self._framing.follow(data, (self._messages[i][0] for i in range(-found, 0)))
+        self._framing.follow(data, [self._messages[i][0] for i in range(-found, 0)])
         if found:
             self._body = self._messages[-1][1]
             self.stop_clock()
@@ -107,8 +124,8 @@ class Connection(web.RequestHandler):
             waiter is not None
             and not waiter.done()
             and self._framing.between
-            and not (self._messages or self._close or self._force_close or self._upgraded or self._paused)
-            and not (self._reading_paused or self._buffer_paused)
+            and not (self._unread or self._messages or self._close or self._force_close)
+            and not (self._upgraded or self._paused or self._reading_paused or self._buffer_paused)
             and self.transport is not None
             and self.transport.get_write_buffer_size() == 0
         )
@@ -177,6 +194,24 @@ class Connection(web.RequestHandler):
         """The client does not read: what is not sent by now never will be."""
         if self.transport is not None:
             self.transport.abort()
+
+    async def start(self) -> None:
+        """Answer requests, until the connection ends."""
+        try:
+            await super().start()
+        finally:
+            self._end_in_time(self.transport)
+
+    def force_close(self) -> None:
+        """End the connection, as soon as what is written is sent."""
+        transport = self.transport
+        super().force_close()
+        self._end_in_time(transport)
+
+    def _end_in_time(self, transport: asyncio.Transport | None) -> None:
+        """What is still to be sent when a connection ends waits no longer for its client than other answers do."""
+        if transport is not None and transport.get_write_buffer_size():
+            self._loop.call_later(self._site.settings.send_timeout, transport.abort)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """To our log, with the text that aiohttp gives."""

@@ -1,0 +1,401 @@
+"""The compiled path is the same server: two servers, one with it and one without, and whatever a client may send.
+
+What is compared is every byte of every answer, and whether the connection is still open; the date is masked, and ids of
+requests that the server itself has given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp.http import HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving.corpus import BATCH, CORPUS, JSON, LAST, PLAIN, score
+from serving.support import DAY, FIRST_DAY, Server, Wire, publish, request, rows, serving
+
+from kserve._plain import HARMLESS, UNDERSTOOD, classify
+
+
+class Pair(NamedTuple):
+    """Two servers of the same data."""
+
+    compiled: Server
+    plain: Server
+
+
+@pytest.fixture(scope="module")
+def pair(published: Path) -> Iterator[Pair]:
+    with serving(published) as compiled, serving(published, compiled=False) as plain:
+        for server in (compiled, plain):
+            for _ in range(100_000):  # so that all numbers of requests have the same length
+                next(server.site.numbers)
+        yield Pair(compiled, plain)
+
+
+def masked(server: Server, data: bytes) -> bytes:
+    data = re.sub(rb"\r\nDate: [^\r]{29}\r\n", b"\r\nDate: now\r\n", data)
+    return re.sub(server.site.prefix.encode() + rb"-[0-9]{6}\b", b"ID", data)
+
+
+def until_closed(server: Server, *parts: bytes, pause: float = 0.002) -> bytes:
+    """Everything that is answered; the server must end the connection."""
+    with server.connect() as wire:
+        return masked(server, read_all(wire, *parts, pause=pause))
+
+
+def read_all(wire: Wire, *parts: bytes, pause: float = 0.002) -> bytes:
+    found = bytearray()
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            wire.send(part)
+            time.sleep(pause)
+    with contextlib.suppress(ConnectionError):
+        while data := wire.socket.recv(1 << 20):
+            found += data
+    return bytes(found)
+
+
+def same(pair: Pair, *parts: bytes) -> bytes:
+    """What both servers answer until they end the connection, after what may be the last request."""
+    found = until_closed(pair.compiled, *parts)
+    assert found == until_closed(pair.plain, *parts)
+    return found
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_one_request(pair: Pair, name: str) -> None:
+    found = same(pair, CORPUS[name] + LAST)
+    assert found.startswith(b"HTTP/")
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_what_is_plain(name: str) -> None:
+    data = CORPUS[name]
+    kinds = [kind for _, _, kind in classify(data)]
+    assert kinds == (["head" if data.startswith(b"HEAD") else "get"] if name in PLAIN else ["other"])
+    for end in range(len(data)):
+        assert [kind for _, _, kind in classify(data[:end])] in ([], ["other"])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_twice_on_one_connection(pair: Pair, name: str) -> None:
+    assert same(pair, PLAIN[name], PLAIN[name], LAST).count(b"HTTP/1.1 ") == 3
+
+
+def answers_of_splits(server: Server, data: bytes) -> list[bytes]:
+    """What is answered when the data comes in two reads, for every place that it can be cut at."""
+    wires = [server.connect() for _ in range(1, len(data))]
+    found = []
+    with contextlib.ExitStack() as stack:
+        for cut, wire in enumerate(wires, 1):
+            stack.enter_context(wire)
+            wire.send(data[:cut])
+        time.sleep(0.02)
+        for cut, wire in enumerate(wires, 1):
+            with contextlib.suppress(ConnectionError):
+                wire.send(data[cut:])
+        for wire in wires:
+            found.append(masked(server, read_all(wire)))
+    return found
+
+
+SHORT = [name for name, data in CORPUS.items() if len(data) < 300]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", SHORT)
+def test_split_at_every_byte(pair: Pair, name: str) -> None:
+    data = CORPUS[name] + LAST
+    assert answers_of_splits(pair.compiled, data) == answers_of_splits(pair.plain, data)
+
+
+def test_byte_by_byte(pair: Pair) -> None:
+    data = CORPUS["score"] + CORPUS["batch"] + CORPUS["any tag"] + LAST
+    found = until_closed(pair.compiled, *(data[i : i + 1] for i in range(len(data))), pause=0.0002)
+    assert found == until_closed(pair.plain, data)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_pipelines_and_other_reads(pair: Pair, seed: int) -> None:
+    """Many requests in one go, in a few reads that have nothing to do with where requests begin."""
+    luck = random.Random(seed)
+    names = luck.choices(list(PLAIN), k=20) + luck.choices(SHORT, k=seed % 5)
+    luck.shuffle(names)
+    data = b"".join(CORPUS[name] for name in names) + LAST
+    cuts = sorted(luck.sample(range(1, len(data)), luck.choice((0, 1, 3))))
+    same(pair, *(data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)))
+
+
+def connection_of(server: Server, wire: Wire) -> Any:
+    """The server's side of it."""
+    mine = wire.socket.getsockname()
+    server_side = server.runner.server
+    assert server_side is not None
+    return next(c for c in server_side.connections if c.transport.get_extra_info("peername") == mine)
+
+
+def is_ours(server: Server, wire: Wire) -> bool:
+    """Whether the last answer came from the compiled path."""
+    return bool(connection_of(server, wire)._wire.ours)
+
+
+BACK = {
+    "batch": CORPUS["batch"],
+    "batch in two reads": (CORPUS["batch"][:-9], CORPUS["batch"][-9:]),
+    "batch in three reads": (CORPUS["batch"][:40], CORPUS["batch"][40:-9], CORPUS["batch"][-9:]),
+    "two batches": CORPUS["batch"] * 2,
+    "two batches, cut in the second head": (CORPUS["batch"] + CORPUS["batch"][:50], CORPUS["batch"][50:]),
+    "a plain request in two reads": (score("42")[:30], score("42")[30:]),
+    "another route": request("GET", "/v3/profiles/42"),
+    "an empty body": score("42", "Content-Length: 0"),
+    "a get with a body": CORPUS["get with a body"],
+    "a refused one": score("042"),
+    "plain, batch, plain": score("42") + CORPUS["batch"] + score("7"),
+}
+FOR_GOOD = {
+    "chunks": CORPUS["chunked batch"],
+    "a blank line": CORPUS["blank line before"],
+    "an upgrade": CORPUS["upgrade"],
+}
+
+
+@pytest.mark.parametrize(("asked", "back"), [(name, True) for name in BACK] + [(name, False) for name in FOR_GOOD])
+def test_it_comes_back_after_aiohttp(pair: Pair, asked: str, back: bool) -> None:
+    parts = (BACK | FOR_GOOD)[asked]
+    parts = (parts,) if isinstance(parts, bytes) else parts
+    with pair.compiled.connect() as wire:
+        for _ in range(3):
+            for part in parts:
+                wire.send(part)
+                time.sleep(0.01)
+            for _ in range(b"".join(parts).count(b" HTTP/1.1\r\n")):
+                wire.answer()
+            wire.send(score("42", "X-Request-Id: here"))
+            assert wire.answer().headers["x-request-id"] == "here"
+            assert is_ours(pair.compiled, wire) == back
+    same(pair, *parts, score("42"), LAST)
+
+
+def test_nothing_is_answered_before_its_turn(pair: Pair) -> None:
+    """A batch is being read; what is plain behind it waits for it."""
+    head = request("POST", "/v3/scores/batch", JSON, f"Content-Length: {len(BATCH)}")
+    found = same(pair, head + BATCH[:5], BATCH[5:] + score("7") + score("0"), LAST)
+    assert re.findall(rb'"(?:scores|id)":\S{4}', found)[0].startswith(b'"scores"')
+
+
+def test_a_half_closed_client_is_answered(pair: Pair) -> None:
+    with pair.compiled.connect() as wire:
+        wire.send(CORPUS["score"] * 100)
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert read_all(wire).count(b"HTTP/1.1 200 OK") == 100
+
+
+@contextlib.contextmanager
+def slow_client(server: Server) -> Iterator[Wire]:
+    """A connection whose kernel takes little at once."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        wire = Wire.__new__(Wire)
+        wire.socket, wire._left = client, b""
+        client.settimeout(20)
+        yield wire
+
+
+def test_a_slow_reader_gets_everything_in_order(pair: Pair) -> None:
+    """Some of it from aiohttp."""
+    asked = [score("x" if i == 38_000 else "42", f"X-Request-Id: {i}") for i in range(40_000)]
+    sent, found = b"".join(asked), bytearray()
+    with slow_client(pair.compiled) as wire:
+        wire.send(asked[0])
+        assert wire.answer().headers["x-request-id"] == "0"
+        held, at = connection_of(pair.compiled, wire), len(asked[0])
+        wire.socket.setblocking(False)
+        deadline = time.monotonic() + 20
+        while not held._wire.held and time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                at += wire.socket.send(sent[at : at + 65536])
+        assert held.busy
+        assert at < len(sent)
+        wire.socket.settimeout(20)
+        rest = threading.Thread(target=wire.socket.sendall, args=(sent[at:],))
+        rest.start()
+        while f"X-Request-Id: {len(asked) - 1}\r".encode() not in found[-1000:]:
+            found += wire.socket.recv(1 << 20)
+        rest.join()
+    assert re.findall(rb"X-Request-Id: (\d+)\r", bytes(found)) == [b"%d" % i for i in range(1, len(asked))]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_does_not_read_is_cut(published: Path, whole: bool) -> None:
+    """Also when the server itself ends the connection, after a bad request, and has to send that still."""
+    with serving(published, send_timeout=0.4) as server, slow_client(server) as wire:
+        wire.socket.setblocking(False)
+        sent, at = score("42") * 100_000, 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                at = at * whole + wire.socket.send(sent[at * whole :][:65536])
+        wire.socket.settimeout(5)
+        time.sleep(0.7)
+        wire.seconds_until_closed()
+        assert server.get("/v3/scores/42").status == 200
+
+
+@pytest.mark.heavy
+def test_a_busy_connection_is_not_idle(fresh: Server) -> None:
+    """The keep-alive time-out counts from the last answer, whoever gave it; nor do headers time out in between."""
+    limit = fresh.settings.keepalive_timeout
+    with fresh.connect() as wire:
+        for _ in range(6):
+            time.sleep(0.3 * limit)
+            wire.get("/v3/scores/42")
+            assert wire.answer().status == 200
+        start = time.monotonic()
+        assert wire.seconds_until_closed() > 0.5 * limit
+        assert time.monotonic() - start < limit + 1
+
+
+def test_every_answer_is_of_one_version(tmp_path: Path) -> None:
+    first = publish(tmp_path / "data", rows(0.0), FIRST_DAY)
+    with serving(tmp_path / "data") as server, server.connect() as wire:
+        wire.get("/v3/scores/42")
+        assert wire.answer().json()["version"] == first
+        second = publish(tmp_path / "data", rows(1.0), FIRST_DAY + DAY)
+        deadline = time.monotonic() + 10
+        seen = [first]
+        while seen[-1] != second and time.monotonic() < deadline:
+            wire.send(score("42") * 50)
+            for answer in [wire.answer() for _ in range(50)]:
+                version = answer.headers["kserve-version"]
+                assert answer.json()["version"] == version
+                assert answer.headers["etag"].startswith(f'"{version}-')
+                assert answer.json()["score"] == (62.31 if version == first else 63.31)
+                seen += [version] if version != seen[-1] else []
+        assert seen == [first, second]
+
+
+def test_it_counts_what_aiohttp_would_count(published: Path) -> None:
+    served = []
+    asked = [*PLAIN.values(), CORPUS["batch"], CORPUS["no digits"]]
+    for compiled in (True, False):
+        with serving(published, compiled=compiled) as server:
+            until_closed(server, *asked, LAST)
+            server.site.seat.flush()
+            (seat,) = [seat for seat in server.site.roster.seats() if seat.place == server.site.seat.place]
+            served.append((seat.served, seat.ids))
+    assert served[0] == served[1]
+    assert served[0][0].requests > 10
+
+
+def test_turned_off_or_draining_it_answers_nothing(pair: Pair, published: Path) -> None:
+    with pair.plain.connect() as wire:
+        wire.get("/v3/scores/42")
+        assert wire.answer().status == 200
+        assert not is_ours(pair.plain, wire)
+    server = Server(published)
+    with server.connect() as wire:
+        wire.get("/v3/scores/42")
+        assert wire.answer().status == 200
+        assert is_ours(server, wire)
+        ending = asyncio.run_coroutine_threadsafe(server.runner.cleanup(), server.loop)
+        time.sleep(0.1)
+        wire.get("/v3/scores/42")
+        assert wire.answer().headers["connection"] == "close"
+        ending.result(10)
+    server.close()
+
+
+NAMES = sorted(HARMLESS | UNDERSTOOD.keys())
+NUMBERS = st.sampled_from(
+    ["0", "7", "42", "999", "007", "18446744073709551615", "18446744073709551616", "4x2", "", "-1"]
+)
+ODD = st.sampled_from(["", "?", "?key=", "?key=a_1", "?x", "#", "/", "%20", " ", "\t", "\xff", ";"])
+VALUES = st.one_of(
+    st.sampled_from(
+        ["x", "", " ", "keep-alive", "close", "*", '"x", W/"y"', "Bearer", "Basic eA==", "0", "3", "a\tb", "é"]
+    ),
+    st.text(st.characters(max_codepoint=255), max_size=12),
+)
+FIELDS = st.tuples(
+    st.one_of(st.sampled_from(NAMES), st.sampled_from(["Content-Length", "Expect", "TE", "X-Other", "Host", "Ho st"])),
+    st.sampled_from([":", ": ", ":  ", " :", ""]),
+    VALUES,
+    st.sampled_from(["\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n "]),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """A request, or nearly one."""
+    method = draw(st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "get", "GETT", ""]))
+    path = draw(st.sampled_from(["/v3/scores/"] * 6 + ["/v3/profiles/", "v3/scores/", "//v3/scores/", "*"]))
+    target = path + draw(NUMBERS) + (draw(ODD) if draw(st.integers(0, 3)) == 0 else "")
+    version = draw(st.sampled_from([" HTTP/1.1"] * 6 + [" HTTP/1.0", " HTTP/2", "", "  HTTP/1.1", " http/1.1"]))
+    end = draw(st.sampled_from(["\r\n"] * 8 + ["\n", "\r"]))
+    fields = draw(st.lists(FIELDS, max_size=4))
+    host = "Host: x\r\n" if draw(st.integers(0, 9)) else ""
+    lines = host + "".join(name + colon + value + stop for name, colon, value, stop in fields)
+    return f"{method} {target}{version}{end}{lines}\r\n".encode("latin-1")
+
+
+class Reads:
+    """What aiohttp's parser wants to tell when a body comes."""
+
+    def pause_reading(self) -> None:
+        raise AssertionError
+
+    resume_reading = pause_reading
+
+
+@given(requests(), st.binary(max_size=30))
+@settings(max_examples=800, deadline=None)
+def test_what_is_plain_is_one_request_to_aiohttp_too(data: bytes, more: bytes) -> None:
+    for start, end, kind in classify(data + more):
+        assert (data + more)[start:end]
+        if kind == "other":
+            continue
+        whole = (data + more)[start:end]
+        parser = HttpRequestParser(Reads(), None, 2**16, max_line_size=8190, max_field_size=8190, max_headers=128)
+        ((message, payload),), upgraded, tail = parser.feed_data(whole)
+        assert message.method == kind.upper()
+        assert message.path == whole.split(b" ")[1].decode()
+        assert message.version == (1, 1)
+        assert not any((message.should_close, message.upgrade, message.chunked, upgraded, tail))
+        assert payload.is_eof()
+        assert not parser.feed_data(b"")[0]
+
+
+@given(st.lists(requests(), min_size=1, max_size=4), st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_asked(pair: Pair, asked: list[bytes], data: st.DataObject) -> None:
+    """Ends with requests enough to fill a body that one of them may have announced, and to end the connection."""
+    sent = b"".join(asked) + LAST * 2
+    cut = data.draw(st.integers(0, len(sent)))
+    same(pair, *(part for part in (sent[:cut], sent[cut:]) if part))
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_are_too_much(data: bytes) -> None:
+    found = classify(data)
+    assert [start for start, _, _ in found] == [0, *(end for _, end, _ in found)][: len(found)]
+    assert not data or found[-1][1] == len(data)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["{}", "W/{}", '"x", {}', '"x",W/{} , "y"', "{},", ",{}", "w/{}", "W/ {}", "{}x", "x{}", "{}{}", "* ", "**"],
+)
+def test_tags(pair: Pair, wanted: str) -> None:
+    etag = pair.compiled.get("/v3/scores/42").headers["etag"]
+    same(pair, score("42", "If-None-Match: " + wanted.replace("{}", etag)), LAST)
