@@ -1,7 +1,7 @@
 """What is done to the table of limits, and seen of it, besides decisions.
 
 In the mode ``LEASED`` a key spends tokens that were bought from Redis. The balance of its bucket begins at 0 and may
-fall to -(burst ÷ (4·hosts)): what every host may spend without asking. Below 0 it is what the host owes to Redis.
+fall to -(min(burst, quota) ÷ (4·hosts)): what every host may spend without asking. Below 0 it is what the host owes to Redis.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,15 @@ class Bucket(NamedTuple):
     refused: int
 
 class Demand(NamedTuple):
-    """Keys, arrays of one length. Tokens since the question before."""
+    """Keys, arrays of one length. Tokens since the question before.
+
+    ``wants``: the largest cost that a lease did not suffice for; 0: none.
+    """
 
     names: npt.NDArray[np.bytes_]
     admitted: npt.NDArray[np.int64]
     refused: npt.NDArray[np.int64]
+    wants: npt.NDArray[np.int64]
     balances: npt.NDArray[np.int64]
 
 class State(NamedTuple):
@@ -54,9 +58,12 @@ class Buckets:
     """All buckets of a table. Any thread."""
 
     def __init__(self, limits: Limits) -> None: ...
-    def set_mode(self, mode: int, hosts: int = 1, seconds: float = 0.0) -> None:
-        """How keys are limited by all processes of this host from now on. ``LEASED`` becomes ``ALONE`` after so many
-        seconds, at most 1,800, unless it is said again. Raises ValueError."""
+    def set_mode(self, mode: int, hosts: int = 1, seconds: float = 0.0, standing: bool = True) -> None:
+        """How keys are limited by all processes of this host from now on.
+
+        ``LEASED`` becomes ``ALONE`` after so many seconds, at most 1,800, unless it is said again. Without
+        ``standing`` nothing may be owed. Raises ValueError.
+        """
     def deposit(self, name: str | bytes, tokens: int, seconds: float, left: int = 0) -> int | None:
         """Add bought tokens, for at most 1,800 seconds. ``left``: what Redis could still sell, which clients are told.
 

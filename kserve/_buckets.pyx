@@ -11,6 +11,7 @@ from kserve._limits cimport (
     ADMITTED,
     ALONE,
     DAY_SHIFT,
+    JOINING_BIT,
     KEY,
     KIND_BITS,
     MEMORY,
@@ -20,7 +21,9 @@ from kserve._limits cimport (
     NAME_SIZE,
     SLOT_COUNT,
     TICK_SHIFT,
+    UNTIL_BIT,
     UNTIL_SHIFT,
+    WANT_SHIFT,
     Limit,
     Limits,
     Slot,
@@ -30,6 +33,7 @@ from kserve._limits cimport (
     balance_of,
     get,
     is_named,
+    keep,
     name_of,
     now_us,
     put,
@@ -63,6 +67,7 @@ class Demand(NamedTuple):
     names: np.ndarray
     admitted: np.ndarray
     refused: np.ndarray
+    wants: np.ndarray
     balances: np.ndarray
 
 
@@ -98,11 +103,14 @@ cdef class Buckets:
         self.limits.set_terms(&terms, KEY, &limit, 0, now_us())
         return terms
 
-    def set_mode(self, int mode, int hosts=1, double seconds=0):
+    def set_mode(self, int mode, int hosts=1, double seconds=0, bint standing=True):
         cdef uint64_t until = (now_us() + <int64_t>(seconds * SECOND)) >> UNTIL_SHIFT
         if not MEMORY <= mode <= ALONE or not 1 <= hosts <= MOST_HOSTS or not 0 <= seconds <= LONGEST:
             raise ValueError(f"mode {mode} with {hosts} hosts for {seconds} s is not one that a host can be in")
-        put(&self.limits.head.mode, until << 18 | <uint64_t>hosts << 2 | mode)
+        put(
+            &self.limits.head.mode,
+            until << UNTIL_BIT | <uint64_t>(not standing) << JOINING_BIT | <uint64_t>hosts << 2 | <uint64_t>mode,
+        )
 
     def deposit(self, name, int64_t tokens, double seconds, int64_t left=0):
         cdef Slot *slot = NULL
@@ -147,14 +155,13 @@ cdef class Buckets:
 
     def demand(self):
         cdef uint8_t[:, ::1] names = np.zeros((SLOT_COUNT, NAME_SIZE), dtype=np.uint8)
-        cdef int64_t[:, ::1] figures = np.empty((3, SLOT_COUNT), dtype=np.int64)
+        cdef int64_t[:, ::1] figures = np.empty((4, SLOT_COUNT), dtype=np.int64)
         cdef Py_ssize_t n
         with nogil:
             n = list_demand(self.limits.slots, not self.asked, now_us(), self.seen, names, figures)
         self.asked = True
         texts = np.asarray(names)[:n].reshape(-1).view(f"S{NAME_SIZE}")
-        admitted, refused, balances = (row[:n].copy() for row in np.asarray(figures))
-        return Demand(texts, admitted, refused, balances)
+        return Demand(texts, *(row[:n].copy() for row in np.asarray(figures)))
 
     def state(self):
         cdef Terms terms = self.terms()
@@ -204,11 +211,11 @@ cdef inline uint64_t lease_word(int64_t balance, int64_t left, int64_t until) no
 
 
 cdef Py_ssize_t list_demand(
-    const Slot *slots, bint first, int64_t now, uint64_t[:, ::1] seen, uint8_t[:, ::1] names, int64_t[:, ::1] figures
+    Slot *slots, bint first, int64_t now, uint64_t[:, ::1] seen, uint8_t[:, ::1] names, int64_t[:, ::1] figures
 ) noexcept nogil:
-    """How many keys were asked for since, or have a balance; their names, and what was admitted, refused, is left."""
+    """How many keys were asked for since, or have a balance; of each its name and the figures of a Demand."""
     cdef Py_ssize_t place, n = 0
-    cdef uint64_t tag, admitted, refused
+    cdef uint64_t tag, admitted, refused, ones = (<uint64_t>1 << WANT_SHIFT) - 1
     cdef bint known
     for place in range(SLOT_COUNT):
         tag = get(&slots[place].tag)
@@ -216,12 +223,16 @@ cdef Py_ssize_t list_demand(
             continue
         admitted = get(&slots[place].admitted)
         refused = get(&slots[place].refused)
+        if refused >> WANT_SHIFT:
+            refused = keep(&slots[place].refused, ones)
+        figures[2, n] = refused >> WANT_SHIFT
+        refused &= ones
         known = first or (seen[place, 0] == tag and seen[place, 1] <= admitted and seen[place, 2] <= refused)
         figures[0, n] = admitted - (admitted if first else seen[place, 1] if known else 0)
         figures[1, n] = refused - (refused if first else seen[place, 2] if known else 0)
-        figures[2, n] = balance_of(get(&slots[place].lease), now)
+        figures[3, n] = balance_of(get(&slots[place].lease), now)
         seen[place, 0], seen[place, 1], seen[place, 2] = tag, admitted, refused
-        if figures[0, n] or figures[1, n] or figures[2, n]:
+        if figures[0, n] or figures[1, n] or figures[2, n] or figures[3, n]:
             memcpy(&names[n, 0], slots[place].name, NAME_SIZE)
             n += 1
     return n
@@ -235,5 +246,5 @@ cdef object bucket_of(const Slot *slot, int64_t now, int64_t day):
         used_today=used_on(slot.quota, &day),
         leased=balance_of(slot.lease, now),
         admitted=slot.admitted,
-        refused=slot.refused,
+        refused=slot.refused & (<uint64_t>1 << WANT_SHIFT) - 1,
     )

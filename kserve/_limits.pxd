@@ -11,6 +11,7 @@ cdef extern from *:
     #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
     #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
     #define KSERVE_MOST_USED (((uint64_t)1 << 48) - 1)
+    #define kserve_and(word, value) __atomic_fetch_and((word), (value), __ATOMIC_ACQ_REL)
     #define kserve_add(word, value) ((void)__atomic_add_fetch((word), (value), __ATOMIC_RELAXED))
     static inline int kserve_swap(uint64_t *word, uint64_t old, uint64_t next) {
         return __atomic_compare_exchange_n(word, &old, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
@@ -29,6 +30,7 @@ cdef extern from *:
     int64_t get_time "kserve_get"(const int64_t *word) noexcept nogil
     void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
     void add "kserve_add"(uint64_t *word, uint64_t value) noexcept nogil
+    uint64_t keep "kserve_and"(uint64_t *word, uint64_t bits) noexcept nogil    # what it was before
     bint swap "kserve_swap"(uint64_t *word, uint64_t old, uint64_t next) noexcept nogil
     bint swap_pair "kserve_swap_pair"(
         void *pair, uint64_t a, uint64_t b, uint64_t next_a, uint64_t next_b
@@ -57,6 +59,9 @@ cdef enum:
     MOST_HOSTS = 65_535
     MOST_LEFT = (1 << 24) - 1
     DAY_SHIFT = 48
+    WANT_SHIFT = 40
+    UNTIL_BIT = 19              # of the word of the mode
+    JOINING_BIT = 18
     TICK_SHIFT = 16             # µs of a lease's expiry
     UNTIL_SHIFT = 10            # µs of the end of a mode
 
@@ -80,7 +85,7 @@ cdef struct Slot:
     uint64_t quota              # day << 48 | tokens used on it
     uint64_t lease              # tokens, signed, << 40 | left in Redis << 16 | expiry in ticks
     uint64_t admitted           # tokens, ever
-    uint64_t refused
+    uint64_t refused            # the largest cost that a lease refused since demand() looked << 40 | tokens
     char name[NAME_SIZE]        # zeros behind it
 
 cdef struct Insertion:          # in progress in a set of slots, or its number alone
@@ -93,7 +98,7 @@ cdef struct Head:
     uint64_t slots
     char boot[40]               # of the monotonic clock
     uint64_t seed               # places differ from file to file
-    uint64_t mode               # until when << 18 | hosts << 2 | mode
+    uint64_t mode               # until when << 19 | without standing tokens << 18 | hosts << 2 | mode
     uint64_t day                # since 1970
     uint64_t failed_open        # answers that no slot was found for
     uint64_t evicted

@@ -142,8 +142,9 @@ cdef class Limits:
         if terms.mode != MEMORY:
             terms.hosts = max(<int64_t>(word >> 2 & MOST_HOSTS), 1)
             terms.share = max(limit.burst // terms.hosts, 1)
-            terms.standing = limit.burst // (4 * terms.hosts)
-            if terms.mode != LEASED or <int64_t>(word >> 18) < now >> UNTIL_SHIFT:
+            if not word >> JOINING_BIT & 1:
+                terms.standing = min(limit.burst, limit.quota or limit.burst) // (4 * terms.hosts)
+            if terms.mode != LEASED or <int64_t>(word >> UNTIL_BIT) < now >> UNTIL_SHIFT:
                 terms.mode = ALONE
         terms.interval = limit.interval * terms.hosts
 
@@ -393,7 +394,14 @@ cdef void admit(Slot *slot, const Terms *terms, Verdict *verdict) noexcept nogil
 
 
 cdef void refuse(Slot *slot, const Terms *terms, bint exhausted, int64_t retry, Verdict *verdict) noexcept nogil:
-    add(&slot.refused, terms.cost)
+    cdef uint64_t word, want, ones = (<uint64_t>1 << WANT_SHIFT) - 1
+    while True:
+        word = get(&slot.refused)
+        want = word >> WANT_SHIFT
+        if terms.mode == LEASED:
+            want = max(want, <uint64_t>terms.cost)
+        if swap(&slot.refused, word, want << WANT_SHIFT | (word + <uint64_t>terms.cost & ones)):
+            break
     verdict.outcome = EXHAUSTED if exhausted else LIMITED
     verdict.retry_us = retry
 

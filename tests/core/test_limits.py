@@ -431,17 +431,38 @@ def test_bought_tokens_expire_and_debts_do_not(leased):
 def test_the_demand_is_told_once(leased):
     limits, buckets = leased
     outcomes(limits, "before", SLOW, 3)
-    assert buckets.demand().names.tolist() == []
+    assert buckets.demand()[:4] == ([b"before"], [0], [0], [1]), (
+        "what was counted before the first question is not told"
+    )
     outcomes(limits, "a", WIDE, 6)
     limits.take("b", WIDE, 9)
     limits.take("c", WIDE, 0)
     outcomes(limits, "d", Failures(), 2, kind=ADDRESS)
     found = buckets.demand()
     rows = zip(*(column.tolist() for column in found), strict=True)
-    assert sorted(rows) == [(b"a", 4, 2, -4), (b"b", 0, 9, 0)]
+    assert sorted(rows) == [(b"a", 4, 2, 1, -4), (b"b", 0, 9, 9, 0)]
     assert buckets.demand().names.tolist() == [b"a"], "it owes"
     buckets.deposit("a", 4, 10)
     assert buckets.demand().names.tolist() == []
+
+
+def test_a_host_that_joins_has_no_standing_tokens(leased):
+    limits, buckets = leased
+    buckets.set_mode(LEASED, HOSTS, 60, standing=False)
+    assert admitted(outcomes(limits, "a", WIDE, 3)) == 0
+    assert buckets.deposit("a", 2, 10) == 2
+    assert admitted(outcomes(limits, "a", WIDE, 3)) == 2
+
+
+def test_what_is_wanted_is_the_largest_cost_refused(leased):
+    limits, buckets = leased
+    buckets.demand()
+    for cost in (9, 20, 7):
+        assert limits.take("a", WIDE, cost).outcome == LIMITED
+    assert buckets.demand().wants.tolist() == [20]
+    assert limits.take("a", WIDE, 5).outcome == LIMITED
+    assert buckets.demand()[1:] == ([0], [5], [5], [0])
+    assert buckets.show("a").refused == 41
 
 
 def test_the_fleets_use_of_the_quota_is_what_counts(leased):
