@@ -30,6 +30,7 @@ NAMES = (
     "http_switch",
     "http_peers",
     "keys",
+    "workers",
 )
 PEERS = ("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "nginx", "fastapi")
 CACHE = Path(__file__).resolve().parent.parent / "build" / "bench"
