@@ -25,7 +25,7 @@ def status_page(
 
     Example:
 
-      $ kserve status-page --port 8081 --public-url https://status.example.com
+      $ kserve status-page --port 8082 --public-url https://status.example.com
     """
     settings = load(data=data, host=host, port=port, public_url=public_url)
     from kserve.serving import app

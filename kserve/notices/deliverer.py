@@ -154,7 +154,7 @@ async def at_work(settings: Settings) -> AsyncIterator[Deliverer]:
 
 
 class NoticesThread:
-    """A deliverer in a thread of a server. Every worker has one; one of the host works, the others stand by.
+    """A deliverer in a thread of a server. Every office has one; one of the host works, the others stand by.
 
     Start it after the last fork. It ends with :meth:`stop`, and never by itself.
     """
