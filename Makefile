@@ -45,7 +45,7 @@ lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-li
 	$(BIN)/lint-imports --no-cache
 
 bench: build .venv/.deps-bench ## the figures of the README, peers side by side (PROFILES=75000000: full size)
-	@command -v redis-server >/dev/null || scripts/apt redis-server
+	@command -v redis-server wrk nginx >/dev/null || scripts/apt redis-server wrk nginx libnginx-mod-http-lua
 	PROFILES='$(or $(PROFILES),10000000)' $(BIN)/python -m bench
 
 # debug and asan run the suite against a copy installed below build/, so that the tree keeps its release objects.

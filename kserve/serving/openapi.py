@@ -17,6 +17,10 @@ from kserve.settings import Settings
 
 _REF = "#/components/schemas/{name}"
 _EVERYWHERE = ("malformed-request", "expectation-failed", "headers-too-large", "internal", "bad-snapshot")
+_WITH_A_KEY = ("unauthorized", "forbidden", "rate-limited", "quota-exhausted", "too-many-failures", "not-ready")
+_LIMITS = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_WAITING = (429, 503)
+"""Statuses that come with Retry-After."""
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "id": {"schema": {"type": "string", "pattern": "^(0|[1-9][0-9]{0,19})$"}, "example": "42"},
@@ -63,15 +67,27 @@ def document(routes: tuple[Route, ...], settings: Settings, version: str) -> dic
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(route.path, {})
-        operations[route.method.lower()] = _operation(route)
+        operations[route.method.lower()] = _operation(route) | _security(route, settings)
         if route.method == "GET":
-            operations["head"] = _operation(route, head=True)
+            operations["head"] = _operation(route, head=True) | _security(route, settings)
     return {
         "openapi": "3.1.0",
         "info": {"title": "kserve", "version": version, "description": "Scores, profiles, identities and eligibility."},
         "paths": paths,
-        "components": {"schemas": msgspec.to_builtins(schemas), "headers": _HEADERS},
+        "components": {
+            "schemas": msgspec.to_builtins(schemas),
+            "headers": _HEADERS,
+            "securitySchemes": _SCHEMES,
+        },
     }
+
+
+def _security(route: Route, settings: Settings) -> dict[str, Any]:
+    """In which ways a key may be given, and which scope it needs; none of them, where none is needed."""
+    if route.access.scope is None:
+        return {}
+    ways: list[dict[str, list[str]]] = [{name: [route.access.scope]} for name in _SCHEMES]
+    return {"security": [*ways, {}] if settings.open else ways}
 
 
 def _tighten(schemas: dict[str, Any], settings: Settings) -> None:
@@ -115,17 +131,31 @@ def _parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route, head: bool) -> dict[str, Any]:
-    names = ("Kserve-Version", "X-Request-Id", "Cache-Control", *(("ETag",) if route.cached else ()))
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-    found = _response("the answer", headers, None if head else "application/json", route.answer.__name__)
-    responses: dict[str, Any] = {"200": found}
+    names = ("Kserve-Version", "X-Request-Id", "Cache-Control")
+    told = _headers(*names, *(_LIMITS if route.access.scope is not None else ()))
+    tagged = told | _headers("ETag") if route.cached else told
+    responses: dict[str, Any] = {
+        "200": _response("the answer", tagged, None if head else "application/json", route.answer.__name__)
+    }
     if route.cached:
-        responses["304"] = _response("what If-None-Match names is still so", headers, None, "")
-    del_etag = {name: ref for name, ref in headers.items() if name != "ETag"}
-    for status, titles in sorted(_titles((*route.problems, *_EVERYWHERE)).items()):
+        responses["304"] = _response("what If-None-Match names is still so", _headers(*names, "ETag"), None, "")
+    for status, titles in sorted(_titles(_problems(route)).items()):
         media = None if head else "application/problem+json"
-        responses[str(status)] = _response("; ".join(titles), del_etag, media, "ProblemDocument")
+        headers = told | _headers("Retry-After") if status in _WAITING else told
+        responses[str(status)] = _response("; ".join(titles), headers, media, "ProblemDocument")
     return responses
+
+
+def _problems(route: Route) -> tuple[str, ...]:
+    access = route.access
+    keyed = _WITH_A_KEY if access.scope is not None else ()
+    costly = ("over-burst",) if access.scope is not None and not access.flat else ()
+    shed = ("overloaded",) if access.klass is not None else ()
+    return (*route.problems, *keyed, *costly, *shed, *_EVERYWHERE)
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _titles(slugs: tuple[str, ...]) -> dict[int, list[str]]:
@@ -147,4 +177,15 @@ _HEADERS = {
     "X-Request-Id": {"description": "the request's own X-Request-Id if it is well-formed, else a new one", **_TEXT},
     "Cache-Control": {"description": "how long the answer may be kept", **_TEXT},
     "ETag": {"description": "for If-None-Match", **_TEXT},
+    "Retry-After": {"description": "seconds after which to ask again", **_TEXT},
+    "RateLimit-Policy": {"description": "the key's limits; none without a key", **_TEXT},
+    "RateLimit": {"description": "what is left of them, and when they are whole again", **_TEXT},
+    "X-RateLimit-Limit": {"description": "tokens of a burst", **_TEXT},
+    "X-RateLimit-Remaining": {"description": "tokens that are left", **_TEXT},
+    "X-RateLimit-Reset": {"description": "seconds since 1970 when the burst is whole again", **_TEXT},
+}
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "query": {"type": "apiKey", "in": "query", "name": "key", "description": "only where no header can be set"},
 }
