@@ -20,6 +20,7 @@ cdef class Shedder:
     cdef double served_work
     cdef double asked_rate      # work asked for in an interval, lately
     cdef double speed           # work done in an interval of computing
+    cdef double computing       # of a processor, lately
     cdef double processor       # how much of one others leave to this loop
     cdef int64_t due_us         # when the loop should have come round, CLOCK_MONOTONIC; 0: nobody measures
     cdef int64_t begun_us       # since when every delay was too long; 0: the last one was not

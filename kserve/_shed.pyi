@@ -21,7 +21,8 @@ class Shedder:
     The share comes from delays of the loop. When each one for ``interval`` seconds was above ``target`` (CoDel), it
     shrinks until the delay is down to one and a half targets, by up to half in a fifth of the interval, the further
     above the faster, but not below half of what would keep the loop busy; below that delay it grows, by up to 2 %. A
-    delay beyond four targets also lowers what is served for as long as it lasts.
+    delay beyond four targets also lowers what is served for as long as it lasts. While this thread computes for less
+    than a fifth of the time, a delay is others' doing, and nobody is turned away for it.
 
     Not for threads: one loop asks and tells.
     """

@@ -21,6 +21,7 @@ cdef double FADES = 0.98        # of what was seen, in one step: about a second
 cdef double SLACK = 4.0         # targets, beyond which a delay itself lowers what is served, for as long as it lasts
 cdef double STANDING = 1.5     # targets: the queue that keeps the loop busy while it turns requests away
 cdef double IDLE = 0.05         # of a processor, below which nothing is learned of speed
+cdef double BUSY = 0.2          # of a processor, below which a delay is not our own doing
 cdef double FORGETS = 0.005     # of what others leave to us, in an interval
 cdef double REFUSAL = 0.1       # of the work that is saved by it
 
@@ -152,7 +153,7 @@ cdef class Shedder:
             (now_us - self.stepped_us) / <double>self.interval_us,
             (computed_us - self.computed_us) / <double>self.interval_us,
         )
-        if self.part < 1.0 or (self.begun_us and now_us - self.begun_us >= self.interval_us):
+        if self.part < 1.0 or (self.begun_us and now_us - self.begun_us >= self.interval_us and self.computing > BUSY):
             self.step()
         self.fade()
         self.place()
@@ -166,10 +167,11 @@ cdef class Shedder:
         # does not serve anyone faster for having less to do.
         cdef double weight = 1.0 - exp(-intervals)
         cdef double done = self.served_work + REFUSAL * (self.asked_work - self.served_work)
-        cdef double share = min(computing / intervals, 1.0)
+        cdef double share = max(min(computing / intervals, 1.0), 0.0)
         self.asked_rate += weight * (self.asked_work / intervals - self.asked_rate)
         if done > 0.0 and share > IDLE:
             self.speed += (weight * share if self.speed > 0.0 else 1.0) * (done / computing - self.speed)
+        self.computing += weight * (share - self.computing)
         if share > self.processor:
             self.processor = share
         elif self.shortest_us > self.target_us:
@@ -186,12 +188,12 @@ cdef class Shedder:
     cdef void step(self) noexcept nogil:
         cdef double excess = <double>self.shortest_us / (STANDING * self.target_us)
         cdef double affordable = self.affordable()
-        if excess > 1.0:
+        if excess > 1.0 and self.computing > BUSY:
             self.part = min(self.part, max(self.part / min(sqrt(sqrt(excess)), 2.0), affordable / 2))
         elif self.part < affordable / 2:
             self.part = affordable / 2
         else:
-            self.part = min(self.part * (1.0 + GROWTH * (1.0 - excess)), 1.0)
+            self.part = min(self.part * (1.0 + GROWTH * max(1.0 - excess, 0.5)), 1.0)
 
     cdef void fade(self) noexcept nogil:
         cdef int level

@@ -98,8 +98,10 @@ class Shedding:
 
     def pause(self, connection: Connection) -> None:
         """Leave what this client sends in the kernel, for a moment."""
+        if self._loop is None or len(self._paused) >= MOST_PAUSED:
+            return
         transport = connection.transport
-        if transport is None or len(self._paused) >= MOST_PAUSED or self._loop is None or not transport.is_reading():
+        if transport is None or not transport.is_reading():
             return
         transport.pause_reading()
         until = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
