@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from kserve._tally import Counter, Gauge, Tally
 from kserve.errors import SettingError
 from kserve.serving import problems
 from kserve.serving.models import ProblemDocument
@@ -198,9 +199,16 @@ class Door(web.BaseSite):
     """Where one worker takes its connections from the listening socket of all."""
 
     def __init__(
-        self, runner: web.BaseRunner, listener: socket.socket, table: Table, place: int = 0, limit: int = 10_000
+        self,
+        runner: web.BaseRunner,
+        listener: socket.socket,
+        table: Table,
+        place: int = 0,
+        limit: int = 10_000,
+        tally: Tally | None = None,
     ) -> None:
         super().__init__(runner)
+        self._tally = tally or Tally(None, "")
         self._listener = listener
         self._table = table
         self._place = place
@@ -236,6 +244,7 @@ class Door(web.BaseSite):
         self._ignore()
         self._loop.remove_reader(self._table.bell(self._place))
         self._table.set_state(self._place, DRAINING)
+        self._tally.set(Gauge.DRAINING, 1.0)
         if not self._table.accepting():
             while self._accept():
                 pass
@@ -248,6 +257,7 @@ class Door(web.BaseSite):
 
     def _show(self) -> None:
         self._table.show(self._place, self._open, self._accepted)
+        self._tally.set(Gauge.CONNECTIONS_OPEN, self._open)
 
     def _lose(self) -> None:
         """A connection has ended."""
@@ -310,6 +320,7 @@ class Door(web.BaseSite):
             return False
         self._open += 1
         self._accepted += 1
+        self._tally.add(Counter.CONNECTIONS_ACCEPTED, 1)
         self._show()
         task = self._loop.create_task(self._connect(taken))
         self._taking.add(task)
@@ -359,6 +370,7 @@ class Door(web.BaseSite):
         taken = self._taken()
         if taken is None:
             return
+        self._tally.add(Counter.CONNECTIONS_REFUSED, 1)
         try:
             taken.send(TOO_MANY)
             taken.shutdown(socket.SHUT_WR)

@@ -86,7 +86,8 @@ async def _serve(made: Made, listener: socket.socket, places: Table, session: Se
     runner = Runner(app, front)
     await runner.setup()
     try:
-        door = Door(runner, listener, places, 0, front.settings.max_connections)
+        tally = app[SITE].tally if SITE in app else None
+        door = Door(runner, listener, places, 0, front.settings.max_connections, tally)
         await door.start()
         if SITE in app:
             app[SITE].seat.open_to("server", door.name)

@@ -20,6 +20,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from kserve._roster import Roster, SeatView
+from kserve._tally import Tally
 from kserve.errors import KserveError
 from kserve.notices.deliverer import NoticesThread
 from kserve.serving import metrics
@@ -30,6 +31,7 @@ from kserve.serving.models import Process
 from kserve.serving.pages import StatusPage, add, reply
 from kserve.serving.problems import Problem
 from kserve.serving.protocol import Runner
+from kserve.serving.samples import tally_file
 from kserve.serving.sentinel import Sentinel
 from kserve.serving.site import Front, encode
 from kserve.settings import Settings
@@ -89,11 +91,14 @@ FRONT = web.AppKey("front", Front)
 
 
 async def _beside(app: web.Application) -> AsyncIterator[None]:
-    threads = list(_threads(app[FRONT].settings))
+    settings = app[FRONT].settings
+    tally = Tally(tally_file(settings.data), "office")
+    threads = list(_threads(settings))
     for thread in threads:
         thread.start()
     yield
     await asyncio.gather(*(asyncio.to_thread(thread.stop) for thread in threads))
+    tally.leave()
 
 
 def _threads(settings: Settings) -> Iterator[Beside]:

@@ -17,11 +17,13 @@ import gunicorn.systemd
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from kserve._tally import Counter, Gauge, Tally
 from kserve.serving import logs, office, reloading
 from kserve.serving.accepting import STARTING, Table, address_of, listening, refuse_new
 from kserve.serving.keys import Keys
 from kserve.serving.protocol import assert_c_parser
 from kserve.serving.reloading import Handover
+from kserve.serving.samples import tally_file
 from kserve.serving.site import log
 from kserve.serving.workers import BOOT_FAILED, Application, Worker
 from kserve.settings import Settings
@@ -144,6 +146,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         self.pid = os.getpid()
         self._stats["start_time"] = time.time()
         self._found = reloading.be_found(self.settings.data)
+        self.tally = Tally(tally_file(self.settings.data), "arbiter")
         self.init_signals()
         reloading.listen()
 
@@ -155,6 +158,8 @@ class Supervisor(Arbiter):  # type: ignore[misc]
             super().manage_workers()
         if not self._office and self._retry_office.due:
             self._start_office()
+        self.tally.set(Gauge.WORKERS_WANTED, self.num_workers)
+        self.tally.set(Gauge.WORKERS_ALIVE, self.places.accepting())
         if self.places.accepting() == self.num_workers:
             self._retry_workers.succeeded()
             if not self._up:
@@ -172,6 +177,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
             workers=sorted(self.WORKERS),
         )
         if self._old:
+            self.tally.add(Counter.RELOADS, 1)
             self._signal(self._old, signal.SIGTERM)
             self._kill_old_at = time.monotonic() + self.settings.drain_timeout + GRACE_SECONDS
         elif self._told is not None:
@@ -212,6 +218,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         self.places.free(worker.place)
         if self._reason:
             return
+        self.tally.add(Counter.WORKERS_DIED, 1)
         if code:
             log.error("worker ended", worker=worker.pid, **_how(code))
         if not started or code == BOOT_FAILED:

@@ -15,6 +15,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 import kserve
+from kserve._tally import Counter
 from kserve.errors import KserveError
 from kserve.serving.accepting import Door
 from kserve.serving.app import SITE, make_app
@@ -84,6 +85,7 @@ def _before_fork(supervisor: Supervisor, worker: Worker) -> None:
     worker.place = min(set(range(len(supervisor.places))) - taken)
     worker.supervisor = supervisor
     supervisor.places.take(worker.place, 0)
+    supervisor.tally.add(Counter.WORKERS_STARTED, 1)
 
 
 def _after_fork(supervisor: Supervisor, worker: Worker) -> None:
@@ -158,8 +160,9 @@ class WorkerRunner(Runner):
         (listener,) = worker.sockets
         worker.sockets = []  # or aiohttp would accept from it too
         limit = worker.supervisor.settings.max_connections
-        door = Door(self, listener, worker.supervisor.places, worker.place, limit)
-        self.app[SITE].seat.open_to("server", door.name)
+        site = self.app[SITE]
+        door = Door(self, listener, worker.supervisor.places, worker.place, limit, site.tally)
+        site.seat.open_to("server", door.name)
         await door.start()
         if os.getppid() == worker.ppid:
             os.kill(worker.ppid, signal.SIGUSR1)
