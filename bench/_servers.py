@@ -160,13 +160,14 @@ class Kserve(NamedTuple):
 
 @contextmanager
 def kserve(source: Path, keys: int = 1, **settings: Any) -> Iterator[Kserve]:
-    """A server of the snapshots in ``source``, with these settings."""
+    """A server of the snapshots in ``source``, with these settings. It sheds nothing: closed load is an overload."""
     data = Path(tempfile.mkdtemp(prefix="serving-", dir=source.parent))
     try:
         _link(source, data)
         made = [Keys(data).create("bench", ["score:read", "batch"], tier="bench")[1] for _ in range(keys)]
         port = free_port()
-        ours = {"data": data, "port": port, "admin_port": 0, "workers": 1, "tiers": json.dumps({"bench": TIER})}
+        ours = {"data": data, "port": port, "admin_port": 0, "workers": 1}
+        ours |= {"tiers": json.dumps({"bench": TIER}), "shedding__on": False}
         environment = {f"KSERVE_{name.upper()}": str(value) for name, value in (ours | settings).items()}
         command = [sys.executable, "-P", "-m", "kserve", "serve"]
         with _running(command, port, os.environ | environment) as target:

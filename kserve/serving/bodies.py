@@ -152,6 +152,8 @@ def _check_headers(request: web.Request, limit: int, taken: tuple[str, ...]) -> 
 
 async def _read(request: web.Request, settings: Settings) -> bytes:
     try:
+        if request.content.is_eof():  # it is all here: nothing can be late
+            return await request.read()
         async with asyncio.timeout(settings.body_timeout):
             return await request.read()
     except TimeoutError:
