@@ -182,11 +182,11 @@ class Guesser(threading.Thread):
         self._guesses = guesses
 
     def run(self) -> None:
-        for start in range(0, self._guesses, DEPTH):
-            texts = (f"ks_live_{self._number:06d}{start + i:06d}_{'g' * 38}" for i in range(DEPTH))
-            self._socket.sendall(b"".join(request("GET", SCORE, f"X-Api-Key: {text}") for text in texts))
-            self._take(DEPTH)
-        self._socket.close()
+        with self._socket:
+            for start in range(0, self._guesses, DEPTH):
+                texts = (f"ks_live_{self._number:06d}{start + i:06d}_{'g' * 38}" for i in range(DEPTH))
+                self._socket.sendall(b"".join(request("GET", SCORE, f"X-Api-Key: {text}") for text in texts))
+                self._take(DEPTH)
 
     def _take(self, answers: int) -> None:
         """Read so many problem documents, to the end of the last."""
