@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +21,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from serving.processes import Load, Served, servers, until
+from serving.processes import KSERVE, Served, servers, until
 
 from kserve._limits import Limits
 from kserve._roster import PREPARING, Roster
@@ -251,14 +255,16 @@ def scraped(server: Served) -> dict[str, Metric]:
 
 
 @pytest.mark.heavy
-def test_a_host_counts_what_its_workers_answered_and_forgets_nothing(data: Path) -> None:
-    """Two workers, one of them killed; then one reload. The scrape is accepted by promtool, where there is one."""
-    with servers(data, 1, workers="2") as (server,):
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_a_host_counts_what_its_workers_answered_and_forgets_nothing(data: Path, compiled: str) -> None:
+    """Two workers, one of them killed. The scrape is accepted by promtool, where there is one."""
+    path = "compiled" if compiled == "true" else "aiohttp"
+    with servers(data, 1, workers="2", compiled=compiled) as (server,):
         for i in (42, 7, 42, 999_999):
             server.get(f"/v3/scores/{i}")
         first = scraped(server)
-        assert value(first["kserve_requests_total"], route="score", status="200") == 3
-        assert value(first["kserve_requests_total"], route="score", status="404") == 1
+        assert value(first["kserve_requests_total"], route="score", status="200", path=path) == 3
+        assert value(first["kserve_requests_total"], route="score", status="404", path=path) == 1
         assert value(first["kserve_request_duration_seconds"], "_count", route="score") == 4
         assert value(first["kserve_tier_request_duration_seconds"], "_count", tier="open") >= 4
         assert {one.labels["role"] for one in first["kserve_process_start_timestamp_seconds"].samples} >= {"worker"}
@@ -269,35 +275,65 @@ def test_a_host_counts_what_its_workers_answered_and_forgets_nothing(data: Path)
         for _ in range(6):
             server.get("/v3/scores/42")
         second = scraped(server)
-        assert value(second["kserve_requests_total"], route="score", status="200") == 9
+        assert value(second["kserve_requests_total"], route="score", status="200", path=path) == 9
         if shutil.which("promtool"):
             text = server.get("/metrics")
             done = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
             assert "error" not in done.stderr, done.stderr
 
 
+LOGS = """
+import logging
+from kserve.serving import logs
+from kserve.serving.site import log
+
+logs.configure()
+try:
+    raise ValueError("cannot read /v3/scores/42?key={key}&x=1")
+except ValueError as error:
+    log.error("request failed", exc_info=error, url="/v3/scores/42?x=1&key={other}")
+logging.getLogger("aiohttp.server").error("Error handling %r", "Authorization: Bearer {key}")
+"""
+
+
+def test_whatever_is_logged_has_no_key() -> None:
+    key, other = "ks_live_abcdefghijkl_" + "S" * 38, "somethingelse"
+    script = [sys.executable, "-c", LOGS.format(key=key, other=other)]
+    lines = subprocess.run(script, check=True, capture_output=True, text=True).stderr.splitlines()
+    assert [json.loads(line)["level"] for line in lines] == ["error", "error"]
+    for line in lines:
+        assert "SSS" not in line
+        assert other not in line
+        assert "ks_live_abcdefghijkl_***" in line or "key=***" in line
+    assert "&x=1" in lines[0]
+
+
 @pytest.mark.heavy
-def test_logs_have_no_key_and_no_score(data: Path) -> None:
-    secret = "ks_live_abcdefghijkl_" + "S" * 38
+def test_logs_of_a_busy_server_have_no_key_and_no_score(data: Path) -> None:
+    """Good keys and bad ones, in each of the three places; answers, refusals, and a worker that dies of it all."""
+    create = [*KSERVE, "keys", "create", "--scopes", "score:read", "--partner", "us", "--json", "--data", str(data)]
+    good = json.loads(subprocess.run(create, check=True, capture_output=True, text=True).stdout)["key"]
+    bad = f"{good[:-3]}xyz"
     with servers(data, 1, open="false") as (server,):
-        for header in ("Authorization", "X-Api-Key"):
-            ask(server, "/v3/scores/42", {header: f"Bearer {secret}"})
-        ask(server, f"/v3/scores/42?key={secret}", {})
-        ask(server, f"/v3/nothing?key={secret}", {})
-        ask(server, "/v3/scores/18446744073709551615", {})
-    with servers(data, 1) as (server,), Load([server], lambda turn: 42) as load:
-        until(lambda: len(load.told) > 50)
-    logs = server.final_log
-    assert '"event":"listening"' in logs or "listening" in logs
-    for told_nobody in (secret, "S" * 38, "62.31", "18446744073709551615"):
-        assert told_nobody not in logs
+        statuses = set()
+        for path in ("/v3/scores/42", "/v3/profiles/42", "/v3/scores/x", "/v3/nothing"):
+            for key in (good, bad, "ks_live_short"):
+                for header, text in (("Authorization", f"Bearer {key}"), ("X-Api-Key", key)):
+                    statuses.add(ask(server, path, {header: text}))
+                statuses.add(ask(server, f"{path}?key={key}", {}))
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(f"GET /v3/scores/42?key={good} HTTP/9.9\r\n: {good}\r\n\r\n".encode())
+            raw.recv(1 << 16)
+        os.kill(server.worker, signal.SIGABRT)
+        until(lambda: value(scraped(server)["kserve_workers_died_total"]) == 1)
+    assert {200, 400, 401, 404} <= statuses
+    assert "listening" in server.final_log
+    for told_nobody in (good, bad, good.rpartition("_")[2], bad[-20:], "ks_live_short", "62.31"):
+        assert told_nobody not in server.final_log
 
 
 def ask(server: Served, path: str, headers: dict[str, str]) -> int:
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request("GET", path, headers=headers)
-    status = connection.getresponse().status
-    connection.close()
-    return status
+    """The status of an answer."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
