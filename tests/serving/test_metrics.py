@@ -250,6 +250,19 @@ def test_promtool_accepts_the_rules_and_their_tests() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_accepts_what_the_dashboard_asks(tmp_path: Path) -> None:
+    asked = [text for where, text in expressions() if not where.endswith(".yml") and where != "variable"]
+    rules = [
+        {"record": f"asked:{number}", "expr": text.replace("$__rate_interval", "5m").replace("$instance", ".*")}
+        for number, text in enumerate(asked)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def scraped(server: Served) -> dict[str, Metric]:
     return {name_of(family): family for family in text_string_to_metric_families(server.get("/metrics"))}
 
