@@ -192,6 +192,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         status = 1
         try:
             self._public.close()
+            self.tally.leave()  # the office has one of its own
             office.main(self.settings, self.admin, self.places)
             status = 0
         except Exception as error:

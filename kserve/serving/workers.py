@@ -91,6 +91,7 @@ def _before_fork(supervisor: Supervisor, worker: Worker) -> None:
 def _after_fork(supervisor: Supervisor, worker: Worker) -> None:
     supervisor.places.take(worker.place, os.getpid())
     supervisor.admin.close()
+    supervisor.tally.leave()  # this process has one of its own
 
 
 class Worker(GunicornUVLoopWebWorker):
