@@ -19,6 +19,7 @@ from kserve.cli import (
     demo,
     eligibility,
     incidents,
+    limits,
     output,
     pages,
     publishing,
@@ -118,6 +119,7 @@ for _name, _group in (
     ("incident", incidents.incident_app),
     ("webhooks", webhooks.webhooks_app),
     ("keys", apikeys.keys_app),
+    ("limits", limits.limits_app),
 ):
     _add_group(_name, _group)
 

@@ -1,6 +1,7 @@
 """The folder through which the processes of a host share memory."""
 
 import os
+import shutil
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_it_is_the_same_for_every_name_of_a_data_directory(memory, tmp_path, mon
 def test_what_somebody_else_put_there_is_not_used(memory, tmp_path, caplog, taken):
     data = tmp_path / "data"
     name = shared.shared_folder(data)
-    name.rmdir()
+    shutil.rmtree(name)
     if taken == "file":
         name.write_text("")
     elif taken == "link":
@@ -50,3 +51,18 @@ def test_without_room_in_memory_it_is_in_the_data_directory(tmp_path, monkeypatc
     assert folder == tmp_path / "data" / "shm"
     assert os.access(folder, os.W_OK)
     assert "slower" in caplog.text
+
+
+def test_what_belongs_to_a_data_directory_that_is_gone_is_removed(memory, tmp_path):
+    folders = {}
+    for name in ("gone", "just gone", "kept"):
+        (tmp_path / name).mkdir()
+        folders[name] = shared.shared_folder(tmp_path / name)
+        (folders[name] / "limits").write_text("")
+        if name != "just gone":
+            os.utime(folders[name] / shared.DATA, (0, 0), follow_symlinks=False)
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "just gone").rmdir()
+    shared.shared_folder(tmp_path / "new")
+    assert {name for name in folders if folders[name].exists()} == {"just gone", "kept"}
+    assert (folders["kept"] / "limits").exists()
