@@ -105,7 +105,8 @@ def _serve(settings: Settings, versions: list[str], key: str, *, stay: bool, as_
             )
         return stay
 
-    app.run(settings if stay else settings.model_copy(update={"port": 0}), session)
+    any_ports = {} if stay and settings.port else {"port": 0, "admin_port": 0}
+    app.run(settings.model_copy(update=any_ports), session)
 
 
 def _document(
