@@ -6,13 +6,11 @@ cimport numpy as cnp
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from libc.math cimport NAN
 from libc.stdint cimport UINT32_MAX, int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from kserve._core cimport BATCH, Snapshot, find_many
 from kserve._json cimport (
-    SLACK,
     put_changes,
     put_literal,
     put_no_changes,
@@ -20,16 +18,19 @@ from kserve._json cimport (
     put_text,
     put_uint,
 )
+from kserve._roster cimport Counters, Seat, count_hundredths, remember
 from kserve._view cimport View
 from kserve.layout cimport HIGHEST_SCORE, LINE_SLOTS, LOWEST_SCORE, UNKNOWN_CHANGE, UNSCORED, Line
 
-__all__ = ["RECORD", "UNKNOWN_SCORE", "UNSCORED_SCORE", "Asked", "ids_of_json"]
+__all__ = ["RECORD", "UNKNOWN_SCORE", "UNSCORED_SCORE", "Asked", "ids_of_bytes", "ids_of_json"]
 
 cnp.import_array()
 
 cdef enum:
     NO_SCORE = 0xFFFE           # in a record: there is no such profile
+    ID_SIZE = 8
     MAX_ITEM = 128              # bytes of an item of JSON, with its comma
+    MAX_FRAME = 64              # bytes of what is around items and version, with SLACK
     SHORTEST_ITEM = 4           # bytes of an id of one digit, with quotes and comma
     UNKNOWN = 0                 # kserve.records.Status
     UNSCORED_STATUS = 1
@@ -46,10 +47,6 @@ cdef packed struct Record:      # RECORD
     int16_t changes[3]          # day, week, month in hundredths of a point, or UNKNOWN_CHANGE
     uint8_t status
     uint8_t zero
-
-cdef struct Text:
-    uint32_t start              # of the digits of an id, in the body
-    uint32_t length
 
 cdef extern from "Python.h":
     PyObject *PyBytes_FromStringAndSize(const char *text, Py_ssize_t size) except NULL
@@ -97,75 +94,62 @@ cdef extern from *:
 cdef class Asked:
     """The ids of one request; see the stub."""
 
-    cdef readonly cnp.ndarray ids
-    cdef bytes body
-    cdef cnp.ndarray texts      # Text of each id, in the body; None: there are none
-
-    def __init__(self, cnp.ndarray ids not None):
-        if ids.dtype != np.uint64 or ids.ndim != 1 or not ids.flags.c_contiguous or not ids.flags.aligned:
-            raise TypeError("ids are one dimension of uint64")
-        self.ids = ids
-
     def __len__(self):
-        return cnp.PyArray_SIZE(self.ids)
+        return self.total
 
-    def json(self, Snapshot snapshot not None, seat):
-        cdef Py_ssize_t total = cnp.PyArray_SIZE(self.ids), start, n
+    @property
+    def ids(self):
+        return self.numbers[:self.total]
+
+    cpdef bytes json(self, Snapshot snapshot, Seat seat):
+        cdef const View *view = &snapshot.view
+        cdef Counters *counters = seat.counters(snapshot.version)
         cdef bytes version = snapshot.version.encode()
-        cdef Answers answers = Answers(total)
-        cdef int64_t slots[BATCH]
-        cdef PyObject *made = PyBytes_FromStringAndSize(NULL, total * MAX_ITEM + len(version) + 64 + SLACK)
+        cdef size_t room = self.total * MAX_ITEM + len(version) + MAX_FRAME
+        cdef PyObject *made = PyBytes_FromStringAndSize(NULL, room)
         cdef char *first = PyBytes_AS_STRING(<object>made)
         cdef char *at = put_literal(first, b'{"version":"')
+        cdef int64_t slots[BATCH]
+        cdef Py_ssize_t start, n, i
         at = put_text(at, version, PyBytes_GET_SIZE(version))
         at = put_literal(at, b'","scores":[')
-        for start in range(0, total, BATCH):
-            n = min(BATCH, total - start)
-            find_many(&snapshot.view, ids_at(self, start), n, slots)
-            answers.note(&snapshot.view, slots, start, n)
-            at = put_items(at, self, &snapshot.view, slots, start, n)
-        at = put_literal(at - (total > 0), b']}')
-        seat.answered_many(snapshot.version, self.ids, answers.points, answers.status)
+        for start in range(0, self.total, BATCH):
+            n = self.look_up(view, seat, start, slots)
+            for i in range(n):
+                at = self.put_id(put_literal(at, b'{"id":"'), start + i)
+                at = put_answer(at, view, slots[i], counters)
+        at = put_literal(at - (self.total > 0), b']}')
         return cut(made, at - first)
 
-    def records(self, Snapshot snapshot not None, seat):
-        cdef Py_ssize_t total = cnp.PyArray_SIZE(self.ids), start, n, i
-        cdef Answers answers = Answers(total)
-        cdef int64_t slots[BATCH]
-        cdef PyObject *made = PyBytes_FromStringAndSize(NULL, total * sizeof(Record))
+    cpdef bytes records(self, Snapshot snapshot, Seat seat):
+        cdef const View *view = &snapshot.view
+        cdef Counters *counters = seat.counters(snapshot.version)
+        cdef PyObject *made = PyBytes_FromStringAndSize(NULL, self.total * sizeof(Record))
         cdef Record *records = <Record *>PyBytes_AS_STRING(<object>made)
-        for start in range(0, total, BATCH):
-            n = min(BATCH, total - start)
-            find_many(&snapshot.view, ids_at(self, start), n, slots)
-            answers.note(&snapshot.view, slots, start, n)
+        cdef int64_t slots[BATCH]
+        cdef Py_ssize_t start, n, i
+        for start in range(0, self.total, BATCH):
+            n = self.look_up(view, seat, start, slots)
             for i in range(n):
-                put_record(&records[start + i], &snapshot.view, slots[i])
-        seat.answered_many(snapshot.version, self.ids, answers.points, answers.status)
-        return cut(made, total * sizeof(Record))
+                put_record(&records[start + i], view, slots[i], counters)
+        return cut(made, self.total * sizeof(Record))
 
-
-cdef class Answers:
-    """What was answered, as a seat counts it."""
-
-    cdef cnp.ndarray points
-    cdef cnp.ndarray status
-
-    def __cinit__(self, cnp.npy_intp total):
-        self.points = cnp.PyArray_EMPTY(1, &total, cnp.NPY_DOUBLE, 0)
-        self.status = cnp.PyArray_EMPTY(1, &total, cnp.NPY_UINT8, 0)
-
-    cdef void note(self, const View *view, const int64_t *slots, Py_ssize_t start, Py_ssize_t n) noexcept:
-        cdef double *points = <double *>cnp.PyArray_DATA(self.points) + start
-        cdef uint8_t *status = <uint8_t *>cnp.PyArray_DATA(self.status) + start
-        cdef uint16_t score
-        cdef Py_ssize_t i
+    cdef Py_ssize_t look_up(self, const View *view, Seat seat, Py_ssize_t start, int64_t *slots) noexcept:
+        """The slots of up to BATCH ids from ``start`` on, which the seat remembers; how many."""
+        cdef const uint64_t *ids = <const uint64_t *>cnp.PyArray_DATA(self.numbers) + start
+        cdef Py_ssize_t n = min(BATCH, self.total - start), i
+        find_many(view, ids, n, slots)
         for i in range(n):
-            status[i] = status_of(view, slots[i], &score)
-            points[i] = score / 100.0 if status[i] == SCORED else NAN
+            remember(seat, ids[i])
+        return n
 
-
-cdef inline const uint64_t *ids_at(Asked asked, Py_ssize_t start) noexcept:
-    return <const uint64_t *>cnp.PyArray_DATA(asked.ids) + start
+    cdef inline char *put_id(self, char *at, Py_ssize_t i) noexcept:
+        """An id as it was written; one that came as a number, in digits."""
+        cdef Text text
+        if self.body is None:
+            return put_uint(at, (<const uint64_t *>cnp.PyArray_DATA(self.numbers))[i])
+        text = (<const Text *>cnp.PyArray_DATA(self.texts))[i]
+        return put_text(at, PyBytes_AS_STRING(self.body) + text.start, text.length)
 
 
 cdef inline uint8_t status_of(const View *view, int64_t slot, uint16_t *score) noexcept nogil:
@@ -178,31 +162,22 @@ cdef inline uint8_t status_of(const View *view, int64_t slot, uint16_t *score) n
     return UNSCORED_STATUS if score[0] == UNSCORED else UNKNOWN
 
 
-cdef char *put_items(
-    char *at, Asked asked, const View *view, const int64_t *slots, Py_ssize_t start, Py_ssize_t n
-) noexcept:
-    """n items, with a comma after each."""
-    cdef const uint64_t *ids = ids_at(asked, start)
-    cdef const Text *texts = NULL
-    cdef const char *body = NULL
-    cdef Py_ssize_t i
-    if asked.body is not None:
-        texts = <const Text *>cnp.PyArray_DATA(asked.texts) + start
-        body = PyBytes_AS_STRING(asked.body)
-    for i in range(n):
-        at = put_literal(at, b'{"id":"')
-        if texts != NULL:
-            at = put_text(at, body + texts[i].start, texts[i].length)
+cdef inline uint8_t counted(const View *view, int64_t slot, uint16_t *score, Counters *counters) noexcept nogil:
+    cdef uint8_t status = status_of(view, slot, score)
+    if counters != NULL:
+        if status == SCORED:
+            count_hundredths(counters, score[0])
+        elif status == UNSCORED_STATUS:
+            counters.unscored += 1
         else:
-            at = put_uint(at, ids[i])
-        at = put_answer(at, view, slots[i])
-    return at
+            counters.unknown += 1
+    return status
 
 
-cdef inline char *put_answer(char *at, const View *view, int64_t slot) noexcept nogil:
-    """What an item says after its id."""
+cdef inline char *put_answer(char *at, const View *view, int64_t slot, Counters *counters) noexcept nogil:
+    """What an item says after its id, and a comma."""
     cdef uint16_t score
-    cdef uint8_t status = status_of(view, slot, &score)
+    cdef uint8_t status = counted(view, slot, &score, counters)
     if status == SCORED:
         at = put_literal(put_points(put_literal(at, b'","status":"ok","score":'), score), b',"changes":')
         at = put_changes(at, &view.lines[slot // LINE_SLOTS], slot % LINE_SLOTS)
@@ -213,11 +188,11 @@ cdef inline char *put_answer(char *at, const View *view, int64_t slot) noexcept 
     return put_literal(at, b'},')
 
 
-cdef inline void put_record(Record *record, const View *view, int64_t slot) noexcept nogil:
-    cdef uint16_t score = NO_SCORE
+cdef inline void put_record(Record *record, const View *view, int64_t slot, Counters *counters) noexcept nogil:
+    cdef uint16_t score
     cdef const Line *line
     cdef int period
-    record.status = status_of(view, slot, &score)
+    record.status = counted(view, slot, &score, counters)
     record.score = NO_SCORE if record.status == UNKNOWN else score
     record.zero = 0
     if record.status == SCORED:
@@ -237,20 +212,34 @@ cdef bytes cut(PyObject *made, Py_ssize_t size):
     return answer
 
 
-def ids_of_json(bytes body not None, Py_ssize_t limit):
+cpdef Asked ids_of_json(bytes body, Py_ssize_t limit):
     cdef const char *text = PyBytes_AS_STRING(body)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(body), found
-    cdef cnp.npy_intp room = min(limit, length // SHORTEST_ITEM)
-    cdef cnp.ndarray ids = cnp.PyArray_EMPTY(1, &room, cnp.NPY_UINT64, 0)
-    cdef cnp.ndarray texts = cnp.PyArray_EMPTY(1, &room, cnp.NPY_UINT64, 0)
-    cdef Asked asked
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(body)
+    cdef Py_ssize_t room = min(limit, length // SHORTEST_ITEM)
+    cdef Asked asked = made_for(room)
+    cdef uint64_t *ids = <uint64_t *>cnp.PyArray_DATA(asked.numbers)
     if <uint64_t>length > UINT32_MAX:
         return None
-    found = read_ids(text, text + length, <uint64_t *>cnp.PyArray_DATA(ids), <Text *>cnp.PyArray_DATA(texts), room)
-    if found < 0:
+    asked.body = body
+    asked.total = read_ids(text, text + length, ids, <Text *>cnp.PyArray_DATA(asked.texts), room)
+    return asked if asked.total >= 0 else None
+
+
+cpdef Asked ids_of_bytes(bytes body):
+    cdef Asked asked
+    if PyBytes_GET_SIZE(body) % ID_SIZE:
         return None
-    asked = Asked(ids[:found])
-    asked.body, asked.texts = body, texts
+    asked = made_for(PyBytes_GET_SIZE(body) // ID_SIZE)
+    memcpy(cnp.PyArray_DATA(asked.numbers), PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+    return asked
+
+
+cdef Asked made_for(cnp.npy_intp total):
+    """Room for so many ids."""
+    cdef Asked asked = Asked.__new__(Asked)
+    asked.total = total
+    asked.numbers = cnp.PyArray_EMPTY(1, &total, cnp.NPY_UINT64, 0)
+    asked.texts = cnp.PyArray_EMPTY(1, &total, cnp.NPY_UINT64, 0)
     return asked
 
 

@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from aiohttp import web
 
 from kserve.serving.problems import MAX_ECHO, Problem
@@ -112,11 +110,9 @@ def answered_as(request: web.Request) -> str:
     return named.pop() if len(named) == 1 else kind(request)
 
 
-def ids_of_bytes(body: bytes) -> npt.NDArray[np.uint64]:
-    """The ids of a binary body. Raises Problem ``bad-body`` when it is cut short."""
-    if len(body) % ID_BYTES:
-        raise Problem("bad-body", f"{len(body)} bytes are no whole number of ids, which have {ID_BYTES} bytes each")
-    return np.frombuffer(body, dtype=np.uint64)
+def cut_short(body: bytes) -> Problem:
+    """What is wrong with a binary body that is no whole number of ids."""
+    return Problem("bad-body", f"{len(body)} bytes are no whole number of ids, which have {ID_BYTES} bytes each")
 
 
 async def form(request: web.Request, settings: Settings) -> dict[str, str]:

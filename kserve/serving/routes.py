@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from kserve._batch import Asked, ids_of_json
+from kserve._batch import Asked, ids_of_bytes, ids_of_json
 from kserve.records import NETWORKS, Status, Topic
 from kserve.rule import Rule
 from kserve.serving import bodies, health, models
@@ -48,11 +48,11 @@ async def batch(call: Call) -> web.Response:
     """POST /v3/scores/batch: as JSON, or ids of 8 bytes and a record for each."""
     settings = call.site.settings
     body = await bodies.content(call.request, settings, bodies.JSON, bodies.BINARY)
-    if bodies.kind(call.request) == bodies.BINARY:
-        asked: Asked | None = Asked(bodies.ids_of_bytes(body))
-    else:
-        asked = ids_of_json(body, settings.batch_limit)
+    binary = bodies.kind(call.request) == bodies.BINARY
+    asked = ids_of_bytes(body) if binary else ids_of_json(body, settings.batch_limit)
     if asked is None:
+        if binary:
+            raise bodies.cut_short(body)
         return _any_batch(call, bodies.parse(body, _BATCH).ids)
     bodies.check_count(asked, settings.batch_limit)
     call.charge(max(1, len(asked)))
@@ -77,7 +77,9 @@ def _any_batch(call: Call, ids: list[Any]) -> web.Response:
             raise Problem(
                 "bad-body", f"{bodies.shown(item)}: {bodies.why_invalid(item)}; JSON answers have room for it"
             )
-    return _batch_answer(call, Asked(np.array(values, dtype=np.uint64)))
+    asked = ids_of_bytes(np.array(values, dtype=np.uint64).tobytes())
+    assert asked is not None
+    return _batch_answer(call, asked)
 
 
 def batch_items(call: Call, ids: list[Any]) -> list[models.BatchItem]:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from serving.support import CROWD, FIRST_DAY, LARGEST, Answer, Server, publish, rows, scores, serving
 
-from kserve._batch import RECORD, UNKNOWN_SCORE, UNSCORED_SCORE, Asked, ids_of_json
+from kserve._batch import RECORD, UNKNOWN_SCORE, UNSCORED_SCORE, ids_of_bytes, ids_of_json
 from kserve.records import Status
 from kserve.serving import bodies, models
 
@@ -211,11 +211,12 @@ def seat_counts(server: Server) -> tuple[int, int, int]:
     return view.served.scored, view.served.unscored, view.served.unknown
 
 
-def test_asked_is_of_uint64() -> None:
-    with pytest.raises(TypeError, match="uint64"):
-        Asked(np.array([1], dtype=np.int64))
-    with pytest.raises(TypeError, match="uint64"):
-        Asked(np.zeros((2, 2), dtype=np.uint64))
+def test_ids_of_bytes() -> None:
+    ids = np.array([0, 1, LARGEST], dtype=np.uint64)
+    asked = ids_of_bytes(ids.tobytes())
+    assert asked is not None
+    assert asked.ids.tolist() == ids.tolist()
+    assert ids_of_bytes(ids.tobytes()[:-1]) is None
 
 
 def test_the_example_of_the_docs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
