@@ -8,7 +8,7 @@ MODE = release
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input install --no-build-isolation
 COMPILED := $(wildcard kserve/*.pyx kserve/*.pxd kserve/*.h)
-PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -name py.typed -o -path '*/templates/*')
+PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -name py.typed -o -name '*.lua' -o -path '*/templates/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

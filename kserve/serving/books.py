@@ -15,8 +15,14 @@ TTL = 3_000_000
 IDLE = 2_500_000
 """After this long without a request the tokens of a key go back."""
 
+KEPT = 60_000_000
+"""What a batch needed stands ready for the next one for so long, at the only host that is asked for the key."""
+
 RENEWED = TTL // 3
 """Leases of keys that are in use are made to last again when less than this is left."""
+
+LOOKED_AT = TTL - 500_000
+"""What stands ready only in case is asked about when less than this is left: another host may want it."""
 
 MEMORY = 200_000
 """Time constant of the demand that is looked at."""
@@ -44,7 +50,11 @@ class Terms(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """What is known of one key. ``balance``: tokens owned; below 0: spent of what stands at this host, and owed."""
+    """What is known of one key. ``balance``: tokens owned; below 0: spent of what stands at this host, and owed.
+
+    ``want``: tokens that the largest batch needs, which waits for them until ``waits``; or they are to stand ready for
+    the next one until ``ready``, unless ``others``, that many hosts, are asked for the key too.
+    """
 
     name: str
     record: str
@@ -54,7 +64,9 @@ class Account:
     expires: int = 0
     rate: float = 0.0
     want: int = 0
-    wanted: int = 0
+    waits: int = 0
+    ready: int = 0
+    others: int = 0
     active: int = 0
     told: bool = False
     full: int = 0
@@ -87,6 +99,15 @@ class Ask(NamedTuple):
         """In the script's order."""
         terms = self.account.terms
         return (terms.interval, terms.burst, *self[1:])
+
+
+class Sold(NamedTuple):
+    """Tokens granted, µs that the theoretical arrival time is ahead, tokens used today, other hosts that asked."""
+
+    granted: int
+    ahead: int
+    used: int
+    others: int
 
 
 class Seen(NamedTuple):
@@ -134,7 +155,9 @@ class Books:
                 account.active = now
                 account.rate += weight * (row.admitted + row.refused) / elapsed
             if row.want:
-                account.want, account.wanted = row.want, now
+                account.want, account.waits, account.ready = row.want, now + IDLE, 0
+            elif account.want and row.admitted >= account.want:
+                account.waits, account.ready = 0, now + KEPT
             if not known:
                 account.full, account.used, account.day = now + row.ahead, row.used, today()
             elif alone and row.admitted:
@@ -192,19 +215,29 @@ class Books:
     def _due(self, account: Account, now: int) -> Ask | None:
         if account.balance > 0 and account.expires <= now:
             account.balance = 0
-        if now - account.active > IDLE and account.balance >= 0:
-            return self._ask(account, account.balance, 0, 0, now) if account.balance else None
+        balance = account.balance
+        kept = now < account.waits or (now < account.ready and not account.others)
+        ready = account.want - account.terms.standing(self.hosts) if kept else 0
+        if now - account.active > IDLE and balance >= 0 and ready <= 0:
+            return self._ask(account, balance, 0, 0, now) if balance else None
         target = self._target(account)
-        wanted = account.want - account.terms.standing(self.hosts) if now - account.wanted < IDLE else 0
-        if wanted > max(0, account.balance):
-            least = wanted - account.balance
-            return self._ask(account, 0, least, max(least, target - account.balance), now)
-        target = max(target, wanted)
-        if account.balance < 0 or 2 * account.balance < target:
-            return self._ask(account, 0, 1, target - account.balance, now)
-        if account.balance and account.expires - now < RENEWED:
-            return self._ask(account, 0, 0, target - account.balance, now)
+        if ready > max(0, balance):
+            return self._ask_for_batch(account, ready - balance, target - balance, now)
+        target = max(target, ready)
+        if account.others and balance > 4 * max(1, target):
+            return self._ask(account, balance, 1, target, now)
+        if balance < 0 or 2 * balance < target:
+            return self._ask(account, 0, 1, target - balance, now)
+        if balance and account.expires - now < (LOOKED_AT if ready > 0 else RENEWED):
+            return self._ask(account, 0, 0, target - balance, now)
         return None
+
+    def _ask_for_batch(self, account: Account, least: int, most: int, now: int) -> Ask | None:
+        """All or nothing. For one that is not waiting, only when there is enough, as far as is known."""
+        free = self.managed(account.terms) - account.ahead(now) // account.terms.interval
+        if now < account.waits or least <= free:
+            return self._ask(account, 0, least, max(least, most), now)
+        return self._ask(account, 0, 1, -account.balance, now) if account.balance < 0 else None
 
     def closing(self, account: Account, now: int) -> Ask:
         """Give everything back."""
@@ -230,12 +263,13 @@ class Books:
         bought = [ask.managed * ask.account.terms.interval // 4 for ask in asks if ask.most > 0]
         return max(shortest, min([longest, *bought]))
 
-    def settle(self, ask: Ask, balance: int, ahead: int, used: int, now: int, expires: int) -> None:
+    def settle(self, ask: Ask, balance: int, sold: Sold, now: int, expires: int) -> None:
         """What Redis answered: the fleet's figures, and what this host owns from now on until ``expires``."""
         account = ask.account
         account.balance, account.expires = balance, expires
-        account.full = now + ahead
-        account.used, account.day = used, today()
+        account.full = now + sold.ahead
+        account.used, account.day = sold.used, today()
+        account.others = sold.others
         account.told = True
 
     def left(self, ask: Ask, ahead: int) -> int:

@@ -4,8 +4,9 @@
 -- ARGV[1]  SHA-1 of all that follows and of the names of the keys, so that nothing damaged on the way is carried out
 -- ARGV[2]  host (8 bytes), then doubles: number of this message, time for which leases hold, time that a day has;
 --          then for each key ten doubles, see `ask` below
--- returns  SHA-1, number of the message, time, and for each key three doubles: granted (-1: this message is older than
---          one that was carried out), how far the theoretical arrival time lies ahead, tokens used today
+-- returns  SHA-1, number of the message, time, and for each key four doubles: granted (-1: this message is older than
+--          one that was carried out), how far the theoretical arrival time lies ahead, tokens used today, other hosts
+--          that asked for the key of late
 --
 -- A record is: theoretical arrival time, day, tokens used in that day, and for each host: its name, the tokens that it
 -- may hold at most, until when, and the number of its last message. What may be held is not in the bucket.
@@ -57,14 +58,13 @@ local function write(key, record, held, ask)
   redis.call('SET', key, table.concat(parts), 'PX', string.format('%.0f', math.ceil((kept - now) / 1000)))
 end
 
--- The tokens that may be granted now, all that are asked for or fewer; none where not even the least can be.
-local function grant(record, ask, held)
-  local room = ask.managed - held
+-- The tokens that may be granted now, all that are asked for or fewer; none where not even the least can be. `room` is
+-- what nobody holds; where the least is `large`, more than that, tokens count that came back while the bucket was full.
+local function grant(record, ask, room, large)
   local free = math.floor((now + ask.managed * ask.interval - record.tat) / ask.interval)
-  if ask.least <= ask.managed then free = math.min(free, room) end
-  local most = ask.least > room and ask.least or ask.most
+  if not large then free = math.min(free, room) end
   if ask.quota >= 0 then free = math.min(free, ask.quota - record.used) end
-  local granted = math.min(most, free)
+  local granted = math.min(large and ask.least or ask.most, free)
   if granted < 1 or granted < ask.least then return 0 end
   record.tat = record.tat + granted * ask.interval
   if ask.quota >= 0 then record.used = record.used + granted end
@@ -73,21 +73,22 @@ end
 
 local function serve(key, ask)
   local record = read(key)
-  if number <= record.last then return -1, 0, 0 end
+  if number <= record.last then return -1, 0, 0, 0 end
   if ask.ahead >= 0 then  -- what the host knows from before, when this server may know less
     record.tat = math.max(record.tat, now + ask.ahead)
     record.used = math.max(record.used, ask.used)
   end
-  local surplus = ask.least > ask.managed and ask.burst - ask.managed or 0
+  local room = ask.managed - math.max(0, ask.held)
+  for _, other in ipairs(record.others) do room = room - other[2] end
+  local large = ask.least > room
+  local surplus = large and ask.burst - ask.managed or 0
   record.tat = math.max(record.tat, now + (record.held - surplus) * ask.interval)
   local back = math.min(ask.back, record.mine)
   record.tat = math.min(record.tat - back * ask.interval, now + ask.managed * ask.interval)
   if ask.quota >= 0 then record.used = math.max(0, record.used - back) end
-  local mine, held = math.max(0, ask.held), math.max(0, ask.held)
-  for _, other in ipairs(record.others) do held = held + other[2] end
-  local granted = grant(record, ask, held)
+  local granted = grant(record, ask, room, large)
   write(key, record, math.max(0, ask.held + granted), ask)
-  return granted, record.tat - now, record.used
+  return granted, record.tat - now, record.used, #record.others
 end
 
 local answer = { struct.pack('<dd', number, now) }
@@ -105,7 +106,7 @@ for i = 1, count do
   ask.ahead,     -- how far ahead its own idea of the theoretical arrival time is; -1: it has none to tell
   ask.used       -- its own idea of the tokens used today
     = struct.unpack('<dddddddddd', ARGV[2], at + (i - 1) * ASK_BYTES)
-  answer[i + 1] = struct.pack('<ddd', serve(KEYS[i], ask))
+  answer[i + 1] = struct.pack('<dddd', serve(KEYS[i], ask))
 end
 local body = table.concat(answer)
 return redis.sha1hex(body) .. body

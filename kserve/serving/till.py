@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from kserve.errors import SettingError
+from kserve.serving.books import Sold
 from kserve.settings import Settings
 
 SECOND = 1_000_000
@@ -83,10 +84,8 @@ class Till:
         self._leases = self._client.register_script((here / "leases.lua").read_text())
         self._fleet = self._client.register_script((here / "fleet.lua").read_text())
 
-    async def buy(
-        self, records: Sequence[str], rows: Iterable[tuple[int, ...]], ttl: int
-    ) -> list[tuple[int, int, int]]:
-        """For each record: tokens granted, how far ahead the bucket is in µs, tokens used today.
+    async def buy(self, records: Sequence[str], rows: Iterable[tuple[int, ...]], ttl: int) -> list[Sold]:
+        """What was sold of each record.
 
         ``rows``: ten numbers for each record, as the script names them. ``ttl``: µs that Redis counts leases for.
         Raises RedisError, OSError.
@@ -96,10 +95,10 @@ class Till:
         body += b"".join(struct.pack("<10d", *row) for row in rows)
         total = hashlib.sha1(" ".join(records).encode() + b" " + body).hexdigest()
         answer = await self._leases(keys=list(records), args=[total, body])
-        found = self._opened(answer, number, 3)
-        if any(granted < 0 for granted, _, _ in found):
+        found = self._opened(answer, number, 4)
+        if any(row[0] < 0 for row in found):
             raise Damaged("Redis has carried out a later message of this host")
-        return [(int(granted), int(ahead), int(used)) for granted, ahead, used in found]
+        return [Sold(*map(int, row)) for row in found]
 
     async def heartbeat(self, kept: int = HOST_KEPT) -> int:
         """Hosts of the fleet, this one included unless ``kept`` is 0. Raises RedisError."""

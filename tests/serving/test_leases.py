@@ -1,0 +1,415 @@
+"""Hosts that share limits through Redis: what they admit together, and what becomes of it without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redises
+import structlog
+from proxy import Proxy
+
+from kserve._buckets import Buckets
+from kserve._limits import ADMITTED, ALONE, EXHAUSTED, LEASED, LIMITED, Limits, interval
+from kserve._tally import Tally
+from kserve.serving.books import IDLE, Terms
+from kserve.serving.keys import Keys
+from kserve.serving.leases import HORIZON, Buyer, LeaseThread, prepare
+from kserve.settings import Settings, Tier
+
+TIER = Tier(rate=1000, burst=300)
+SWITCH = HORIZON / 1e6 + 0.4
+"""Seconds until a host must be on its own."""
+RETURN = 3.5
+"""Seconds until it must be back when Redis is."""
+
+Fault = Callable[[redises.Server, Proxy], None]
+
+
+@dataclass
+class Prices:
+    """The limits of keys, for a buyer; one for those that have none of their own."""
+
+    default: Tier = TIER
+    own: dict[str, Tier] = field(default_factory=dict)
+
+    def tier(self, name: str) -> Tier:
+        return self.own.get(name, self.default)
+
+    def get(self, key_id: str) -> Terms:
+        tier = self.tier(key_id)
+        return Terms(interval(tier), tier.burst, tier.quota or 0)
+
+    def refresh(self) -> None:
+        return
+
+
+class Host:
+    """A host: a table of limits and a buyer for it."""
+
+    def __init__(self, settings: Settings, name: bytes, prices: Prices) -> None:
+        self.limits = Limits(None)
+        prepare(settings, self.limits)
+        self.buckets = Buckets(self.limits)
+        self.prices = prices
+        self.buyer = Buyer(settings, self.limits, name, prices, Tally(None, "office"))
+        self.stop = asyncio.Event()
+        self.task = asyncio.create_task(self.buyer.run(self.stop))
+
+    def take(self, name: str, cost: int = 1) -> bool:
+        return self.limits.take(name, self.prices.tier(name), cost).outcome == ADMITTED
+
+    async def becomes(self, mode: int, seconds: float) -> float:
+        """Wait until the table is in that mode; how long that took."""
+        start = time.monotonic()
+        while self.buckets.state().mode != mode:
+            assert time.monotonic() - start < seconds, f"after {seconds} s: {self.buyer.state}"
+            await asyncio.sleep(0.01)
+        return time.monotonic() - start
+
+    async def hammer(self, name: str, seconds: float) -> int:
+        """Ask ten times a millisecond, more or less; how many were admitted."""
+        end, admitted = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            admitted += sum(self.take(name) for _ in range(20))
+            await asyncio.sleep(0.002)
+        return admitted
+
+
+@contextlib.asynccontextmanager
+async def fleet(settings: Settings, count: int = 1, prices: Prices | None = None) -> AsyncIterator[list[Host]]:
+    """Hosts that have leases."""
+    hosts = [Host(settings, b"host%04d" % i, prices or Prices()) for i in range(count)]
+    try:
+        for host in hosts:
+            await host.becomes(LEASED, 3)
+        while any(host.buyer.state.hosts < count for host in hosts):
+            await asyncio.sleep(0.01)
+        yield hosts
+    finally:
+        for host in hosts:
+            host.stop.set()
+        await asyncio.gather(*(host.task for host in hosts))
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redises.Server]:
+    with redises.server("redis", tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(redis: redises.Server) -> Settings:
+    with redis.client() as client:
+        client.flushall()
+    return Settings(redis=redis.url, hosts=3)
+
+
+async def test_an_idle_key_is_admitted_at_once_at_every_host(settings: Settings) -> None:
+    async with fleet(settings, 3) as hosts:
+        assert all(host.take(f"key{i}") for host in hosts for i in range(50))
+
+
+@pytest.mark.parametrize("busy", [1, 3])
+async def test_the_fleet_admits_its_limit_and_no_more(settings: Settings, busy: int) -> None:
+    async with fleet(settings, 3) as hosts:
+        start = time.monotonic()
+        admitted = sum(await asyncio.gather(*(host.hammer("hot", 1.5) for host in hosts[:busy])))
+        most = TIER.burst + TIER.rate * (time.monotonic() - start)
+    assert 0.9 * most < admitted <= most
+
+
+async def test_every_busy_host_gets_something(settings: Settings) -> None:
+    async with fleet(settings, 3) as hosts:
+        shares = await asyncio.gather(*(host.hammer("hot", 1.5) for host in hosts))
+    assert min(shares) > max(shares) / 5
+
+
+async def test_the_quota_of_the_day_is_one_for_the_fleet(settings: Settings) -> None:
+    daily = Tier(rate=100_000, burst=400, quota=600)
+    async with fleet(settings, 3, Prices(daily)) as hosts:
+        admitted = sum(await asyncio.gather(*(host.hammer("daily", 0.6) for host in hosts)))
+        assert 0.9 * 600 <= admitted <= 600
+        last = hosts[0].limits.take("daily", daily)
+        assert (last.outcome, last.left_today) == (EXHAUSTED, 0)
+
+
+async def test_a_request_that_was_refused_is_admitted_when_it_comes_again_as_told(settings: Settings) -> None:
+    """Batches need all of their tokens at one host."""
+    async with fleet(settings, 3) as hosts:
+        for host, cost in zip(hosts, (250, 250, 300), strict=True):
+            told = host.limits.take("batches", TIER, cost)
+            assert told.outcome == LIMITED, "what stands here is less"
+            await asyncio.sleep(-(-told.retry_us // 1_000_000))
+            assert host.take("batches", cost)
+            await asyncio.sleep(0.35)
+
+
+async def test_a_key_that_rests_gives_back(settings: Settings) -> None:
+    async with fleet(settings, 2) as (one, other):
+        await one.hammer("moves", 0.3)
+        await asyncio.sleep(IDLE / 1e6 + 0.4)
+        assert one.buckets.show("moves").leased <= 0  # type: ignore[union-attr]
+        assert await other.hammer("moves", 0.15) > TIER.burst * 0.5
+
+
+async def test_a_new_limit_holds_within_a_second_and_resets_nobody(settings: Settings) -> None:
+    prices = Prices(Tier(rate=2000, burst=2000))
+    async with fleet(settings, 1, prices) as (host,):
+        await host.hammer("tier", 1.2)
+        prices.default = Tier(rate=100, burst=50)
+        held = host.buckets.show("tier").leased  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)
+        admitted = await host.hammer("tier", 1.0)
+    assert admitted <= max(held, 0) + 50 + 100 * 1.1
+
+
+async def test_a_stopped_host_gives_back_and_is_counted_no_more(settings: Settings, redis: redises.Server) -> None:
+    async with fleet(settings, 2) as (one, other):
+        await one.hammer("last", 0.2)
+        one.stop.set()
+        await one.task
+        assert one.buckets.state().mode == ALONE
+        with redis.client() as client:
+            assert client.zcard("kserve:{fleet}") == 1
+        assert other.buyer.state.mode == "leased"
+
+
+async def test_a_host_whose_buyer_dies_is_on_its_own_within_a_second(settings: Settings) -> None:
+    async with fleet(settings) as (host,):
+        host.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await host.task
+        assert await host.becomes(ALONE, SWITCH) <= SWITCH
+        assert host.take("anybody")
+        host.task = asyncio.create_task(asyncio.sleep(0))
+
+
+# Faults. Each has a server and a proxy of its own, and all are played at the same time.
+
+
+def gone(server: redises.Server, proxy: Proxy) -> None:
+    server.kill()
+
+
+def restarted_empty(server: redises.Server, proxy: Proxy) -> None:
+    server.start()
+
+
+def refused(server: redises.Server, proxy: Proxy) -> None:
+    proxy.refusing = True
+    proxy.cut()
+
+
+def hung(server: redises.Server, proxy: Proxy) -> None:
+    proxy.frozen = True
+
+
+def slow(server: redises.Server, proxy: Proxy) -> None:
+    proxy.delay = 0.4
+
+
+def corrupt_answers(server: redises.Server, proxy: Proxy) -> None:
+    proxy.answers = lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:] if len(data) > 60 else data
+
+
+def corrupt_requests(server: redises.Server, proxy: Proxy) -> None:
+    proxy.requests = lambda data: data.replace(b"kserve:", b"kserve;")
+
+
+def garbage(server: redises.Server, proxy: Proxy) -> None:
+    proxy.answers = lambda data: b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+def out_of_memory(server: redises.Server, proxy: Proxy) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+
+
+def memory_again(server: redises.Server, proxy: Proxy) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory", 0)
+
+
+def read_only(server: redises.Server, proxy: Proxy) -> None:
+    with server.client() as client:
+        client.replicaof("127.0.0.1", redises.free_port())
+
+
+def promoted(server: redises.Server, proxy: Proxy) -> None:
+    with server.client() as client:
+        client.replicaof("NO", "ONE")
+
+
+def password_changed(server: redises.Server, proxy: Proxy) -> None:
+    with server.client() as client:
+        client.config_set("requirepass", "another-secret")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+def password_back(server: redises.Server, proxy: Proxy) -> None:
+    import redis
+
+    with redis.Redis(port=server.port, password="another-secret") as client:
+        client.config_set("requirepass", "")
+
+
+def healed(server: redises.Server, proxy: Proxy) -> None:
+    proxy.heal()
+
+
+FAULTS: dict[Fault, Fault] = {
+    gone: restarted_empty,
+    refused: healed,
+    hung: healed,
+    slow: healed,
+    corrupt_answers: healed,
+    corrupt_requests: healed,
+    garbage: healed,
+    out_of_memory: memory_again,
+    read_only: promoted,
+    password_changed: password_back,
+}
+
+
+async def suffers(server: redises.Server, proxy: Proxy, fault: Fault, cure: Fault) -> dict[str, float]:
+    """What one of two hosts admits before, during and after, and how long the switches take."""
+    settings = Settings(redis=f"redis://127.0.0.1:{proxy.port}/0", hosts=2)
+    async with fleet(settings) as (host,):
+        begun = time.monotonic()
+        before = asyncio.create_task(host.hammer("key", 0.5))
+        await before
+        hammering = asyncio.create_task(host.hammer("key", SWITCH))
+        await asyncio.to_thread(fault, server, proxy)
+        left = await host.becomes(ALONE, SWITCH)
+        switching = await hammering
+        alone = await host.hammer("key", 0.6)
+        assert host.buyer.state.mode == "alone"
+        assert host.buyer.state.error
+        await asyncio.to_thread(cure, server, proxy)
+        hammering = asyncio.create_task(host.hammer("key", RETURN))
+        back = await host.becomes(LEASED, RETURN)
+        after = await hammering
+        most = TIER.burst + TIER.rate * (time.monotonic() - begun)
+        assert host.buyer.state.error is None
+    admitted = before.result() + switching + alone + after
+    return {"left": left, "back": back, "alone": alone, "after": after, "admitted": admitted, "most": most}
+
+
+@pytest.mark.heavy
+async def test_without_redis_a_host_goes_on_with_its_share_and_comes_back(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        plays: list[Awaitable[dict[str, float]]] = []
+        for fault, cure in FAULTS.items():
+            server = stack.enter_context(redises.server("redis", tmp_path / fault.__name__))
+            proxy = stack.enter_context(Proxy(server.port))
+            plays.append(suffers(server, proxy, fault, cure))
+        with structlog.testing.capture_logs() as logs:
+            found = dict(zip((fault.__name__ for fault in FAULTS), await asyncio.gather(*plays), strict=True))
+    for name, figures in found.items():
+        assert figures["admitted"] <= figures["most"], (name, figures)
+        assert 0.5 * TIER.rate / 2 * 0.6 < figures["alone"] < TIER.rate / 2 * 0.75, (name, figures)
+        assert figures["after"] > 0.5 * TIER.rate * (RETURN - figures["back"]), (name, figures)
+    switches = [entry for entry in logs if entry["event"].startswith("Redis cannot be asked")]
+    assert len(switches) == len(FAULTS), "each is said once"
+    assert "secret" not in str(logs)
+
+
+@pytest.mark.heavy
+async def test_a_master_of_a_cluster_that_is_gone_is_noticed(tmp_path: Path) -> None:
+    with redises.cluster("redis", tmp_path) as nodes:
+        settings = Settings(redis=f"redis://127.0.0.1:{nodes[0].port}", redis_cluster=True, hosts=2)
+        async with fleet(settings) as (host,):
+            names = [f"key{i}" for i in range(40)]
+            assert all(host.take(name) for name in names)
+            hammering = asyncio.gather(*(host.hammer(name, SWITCH) for name in names))
+            nodes[2].kill()
+            await host.becomes(ALONE, SWITCH)
+            await hammering
+            assert host.take("somebody else")
+
+
+@pytest.mark.heavy
+async def test_a_promoted_replica_sells_on(tmp_path: Path) -> None:
+    with redises.server("redis", tmp_path / "a") as master, redises.server("redis", tmp_path / "b") as replica:
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", master.port)
+            while client.info("replication")["master_link_status"] != "up":
+                await asyncio.sleep(0.02)
+        with Proxy(master.port) as proxy:
+            async with fleet(Settings(redis=f"redis://127.0.0.1:{proxy.port}", hosts=1)) as (host,):
+                start = time.monotonic()
+                admitted = await host.hammer("key", 0.5)
+                master.kill()
+                with replica.client() as client:
+                    client.replicaof("NO", "ONE")
+                proxy.target = replica.port
+                proxy.cut()
+                admitted += await host.hammer("key", 1.5)
+                most = TIER.burst + TIER.rate * (time.monotonic() - start)
+                assert host.buyer.state.mode == "leased", "a failover of less than a second is not noticed"
+        assert 0.85 * most < admitted <= most
+
+
+# The thread of an office.
+
+
+@pytest.fixture
+def office(tmp_path: Path, redis: redises.Server, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("KSERVE_CONFIG", str(tmp_path / "kserve.toml"))
+    (tmp_path / "kserve.toml").write_text("")
+    with redis.client() as client:
+        client.flushall()
+    return Settings(data=tmp_path / "data", redis=redis.url, hosts=1)
+
+
+def until(true: Callable[[], object], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_office_buys_for_the_keys_that_there_are_and_by_the_tiers_in_force(office: Settings) -> None:
+    office.data.mkdir()
+    key, _text = Keys(office.data).create("partner", ["score:read"], tier="developer")
+    limits = Limits(None)
+    thread = LeaseThread(office, limits, Tally(None, "office"))
+    thread.start()
+    try:
+        until(lambda: thread.state().mode == "leased")
+        tier = office.tiers["developer"]
+        admitted = 0
+        for _ in range(100):
+            admitted += limits.take(key.id, tier).outcome == ADMITTED
+            time.sleep(0.004)
+        assert admitted > tier.burst / 2, "more than what stands here anyway"
+        (office.data.parent / "kserve.toml").write_text("[tiers.developer]\nrate = 1000\nburst = 3000\n")
+        larger = Tier(rate=1000, burst=3000)
+        time.sleep(1.2)
+        start, admitted = time.monotonic(), 0
+        while time.monotonic() - start < 1.0:
+            admitted += limits.take(key.id, larger).outcome == ADMITTED
+            time.sleep(0.001)
+        assert admitted > 400
+    finally:
+        thread.stop()
+    assert Buckets(limits).state().mode == ALONE
+
+
+def test_one_office_of_a_host_buys_and_the_next_one_takes_over(office: Settings) -> None:
+    limits = Limits(None)
+    first, second = (LeaseThread(office, limits, Tally(None, "office")) for _ in range(2))
+    first.start()
+    until(lambda: first.state().mode == "leased")
+    second.start()
+    time.sleep(0.1)
+    assert second.state().mode == "standby"
+    first.stop()
+    until(lambda: second.state().mode == "leased")
+    second.stop()
