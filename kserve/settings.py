@@ -79,7 +79,7 @@ class Tier(BaseModel):
     rate: int = Field(ge=1, le=1_000_000, description="tokens in each period")
     period: int = Field(1, ge=1, le=86_400, description="seconds of a period")
     burst: int = Field(ge=1, le=1_000_000, description="tokens that may be spent at once")
-    quota: int | None = Field(None, ge=1, description="tokens of a UTC day; none: no daily limit")
+    quota: int | None = Field(None, ge=1, le=10**12, description="tokens of a UTC day; none: no daily limit")
     priority: Literal["site", "partner"] = Field("partner", description="who is served longer under overload")
 
 
