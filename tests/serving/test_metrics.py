@@ -32,6 +32,7 @@ from kserve.serving.samples import Watcher, sample, tally_file
 from kserve.serving.tallied import BOUNDS, COUNTERS, OF_HOST, OF_PROCESS
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
+from kserve.snapshots.shared import shared_folder
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -76,9 +77,12 @@ def value(family: Metric, suffix: str = "", **labels: str) -> float:
 
 
 @pytest.fixture
-def data(published: Path, tmp_path: Path) -> Path:
-    """A data directory of its own, with one day announced."""
-    return Path(shutil.copytree(published, tmp_path / "data", symlinks=True, ignore=shutil.ignore_patterns("ROSTER")))
+def data(published: Path, tmp_path: Path) -> Iterator[Path]:
+    """A data directory of its own, with one day announced, for which nothing was counted yet."""
+    found = shutil.copytree(published, tmp_path / "data", symlinks=True, ignore=shutil.ignore_patterns("ROSTER"))
+    shutil.rmtree(shared_folder(found))
+    yield found
+    shutil.rmtree(shared_folder(found))
 
 
 @pytest.fixture
