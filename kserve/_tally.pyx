@@ -35,9 +35,11 @@ cdef extern from *:
     """
     #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
     #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
+    #define kserve_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     """
     uint64_t get "kserve_get"(const uint64_t *word) noexcept nogil
     void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
+    void fence "kserve_fence"() noexcept nogil
     int clz "__builtin_clzll"(unsigned long long) noexcept nogil
 
 cdef enum:
@@ -298,6 +300,7 @@ cdef class Tally:
 cdef start(Block *block, bytes role):
     """A block in which nothing is counted yet."""
     put(&block.birth, 0)
+    fence()
     memset(block, 0, sizeof(Block))
     for number in range(N_GAUGES):
         block.gauges[number] = NAN
@@ -361,6 +364,7 @@ class Tallies:
             folds = get(&head.folds)
             total = np.frombuffer(self._pages, TOTAL, 1, total_at(folds))[0].copy()
             blocks = [_copied(self._pages, place) for place in range(min(get(&head.taken), <uint64_t>N_PLACES))]
+            fence()
             if get(&head.folds) == folds:
                 break
         for place, block in enumerate(blocks):
