@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
 FULL = os.environ.get("DRILLS") == "all"
 TIMES = 100 if FULL else 2
+RELOADS = 20
 WORKERS = 2
 BACK_WITHIN = 2.0
 RESERVE = 0.5
@@ -106,11 +107,11 @@ def test_ended_servers(data: Path) -> None:
 
 @pytest.mark.skipif(not FULL, reason="tests/serving has one reload; `make drill` repeats it")
 def test_reloads(data: Path) -> None:
-    line = TimeLine(f"a reload at half load, {TIMES} times")
+    line = TimeLine(f"a reload at half load, {RELOADS} times")
     with servers(data, 1, workers=str(WORKERS), drain_timeout="5") as (server,):
         pause = pause_at_half_load(server, 12)
         with Hammer(server.port, 12, pause) as hammer:
-            for _ in range(TIMES):
+            for _ in range(RELOADS):
                 before = server.children()
                 server.process.send_signal(signal.SIGHUP)
                 until(lambda before=before: len(server.children() - before) == WORKERS + 1, 60)
