@@ -13,13 +13,15 @@ import uvloop
 from aiohttp import web
 
 import kserve
-from kserve.serving import logs, metrics, openapi, problems
+from kserve._limits import Limits
+from kserve.serving import leases, logs, metrics, openapi, problems
 from kserve.serving.accepting import Door, Table, listening, refuse_new
 from kserve.serving.admission import DOCUMENT, Access
 from kserve.serving.office import OfficeThread
 from kserve.serving.pages import status_app
 from kserve.serving.protocol import Runner, assert_c_parser
 from kserve.serving.routes import table
+from kserve.serving.samples import limits_file
 from kserve.serving.site import Call, Front, Handler, Site, encode, log
 from kserve.settings import Settings
 
@@ -58,6 +60,7 @@ def run(settings: Settings, session: Session | None = None) -> None:
     """
     logs.configure()
     assert_c_parser()
+    leases.prepare(settings, Limits(limits_file(settings.data)))
     places = Table(1)
     with (
         kserve.open(settings.data, settings=settings) as store,

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from msgspec import UNSET
 
+from kserve._buckets import Buckets
 from kserve._roster import SeatView
 from kserve.errors import KserveError
-from kserve.serving.models import Health, Process, Ready, Staged
+from kserve.serving.models import Health, Limiting, Process, Ready, Staged
 from kserve.serving.problems import Problem
+from kserve.serving.samples import MODES
 from kserve.serving.site import Call, Handler, Site
 
 if TYPE_CHECKING:
@@ -54,9 +56,16 @@ def readiness() -> Handler:
             raise Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
         check_known_answer(call.snapshot)
         share = await resident.share(call.site, call.snapshot)
-        return call.json(Ready("ready", call.version, share, await _processes(call.site)))
+        limits = limiting(call.site.buckets)
+        return call.json(Ready("ready", call.version, share, limits, await _processes(call.site)))
 
     return ready
+
+
+def limiting(buckets: Buckets) -> Limiting:
+    """How keys are limited now."""
+    state = buckets.state()
+    return Limiting(MODES[state.mode], state.hosts)
 
 
 async def _processes(site: Site) -> list[Process]:

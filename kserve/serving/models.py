@@ -218,12 +218,21 @@ class Process(Struct, frozen=True):
     resident: Share | None
 
 
+class Limiting(Struct, frozen=True):
+    """How keys are limited on this host: `memory` (the whole limit), `leased` (what was bought from Redis) or `alone`
+    (the limit divided by `hosts`, because Redis cannot be asked)."""
+
+    mode: Annotated[str, Meta(pattern="^(memory|leased|alone)$")]
+    hosts: Count
+
+
 class Ready(Struct, frozen=True):
     """The snapshot answers a known question rightly. `resident`: the share of it that is in memory, 0 to 1."""
 
     status: Literal["ready"]
     version: Version
     resident: Share
+    limits: Limiting
     processes: list[Process]
 
 

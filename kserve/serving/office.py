@@ -19,6 +19,8 @@ import uvloop
 from aiohttp import web
 from msgspec import Struct
 
+from kserve._buckets import Buckets
+from kserve._limits import Limits
 from kserve._roster import Roster, SeatView
 from kserve._tally import Tally
 from kserve.errors import KserveError
@@ -26,12 +28,13 @@ from kserve.notices.deliverer import NoticesThread
 from kserve.serving import metrics
 from kserve.serving.accepting import Door, Table, address_of, listening
 from kserve.serving.console import Console
-from kserve.serving.health import check_known_answer, process
-from kserve.serving.models import Process
+from kserve.serving.health import check_known_answer, limiting, process
+from kserve.serving.leases import LeaseThread
+from kserve.serving.models import Limiting, Process
 from kserve.serving.pages import StatusPage, add, reply
 from kserve.serving.problems import Problem
 from kserve.serving.protocol import Runner
-from kserve.serving.samples import tally_file
+from kserve.serving.samples import limits_file, tally_file
 from kserve.serving.sentinel import Sentinel
 from kserve.serving.site import Front, encode
 from kserve.settings import Settings
@@ -61,6 +64,7 @@ class HostReady(Struct, frozen=True):
     versions: list[str]
     wanted: int
     workers: list[Worker]
+    limits: Limiting
     processes: list[Process]
 
 
@@ -93,7 +97,7 @@ FRONT = web.AppKey("front", Front)
 async def _beside(app: web.Application) -> AsyncIterator[None]:
     settings = app[FRONT].settings
     tally = Tally(tally_file(settings.data), "office")
-    threads = list(_threads(settings))
+    threads = list(_threads(settings, tally))
     for thread in threads:
         thread.start()
     yield
@@ -101,10 +105,12 @@ async def _beside(app: web.Application) -> AsyncIterator[None]:
     tally.leave()
 
 
-def _threads(settings: Settings) -> Iterator[Beside]:
+def _threads(settings: Settings, tally: Tally) -> Iterator[Beside]:
     if settings.sentinel:
         yield Sentinel(Catalog(settings.data), settings)
     yield NoticesThread(settings)
+    if settings.redis is not None:
+        yield LeaseThread(settings, Limits(limits_file(settings.data)), tally)
 
 
 class HostHealth:
@@ -115,6 +121,7 @@ class HostHealth:
         self._places = places
         self._catalog = Catalog(front.settings.data)
         self._roster = Roster(self._catalog.roster)
+        self._buckets = Buckets(Limits(limits_file(front.settings.data)))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kserve-health")
 
     def mount(self, app: web.Application) -> None:
@@ -141,7 +148,8 @@ class HostHealth:
         for version in versions:
             self._check(version)
         workers = [Worker(place.pid, place.state, place.connections) for place in places]
-        return HostReady("ready", versions, len(self._places), workers, [process(seat) for seat in seats])
+        processes = [process(seat) for seat in seats]
+        return HostReady("ready", versions, len(self._places), workers, limiting(self._buckets), processes)
 
     def _seats(self) -> list[SeatView]:
         """A roster that cannot be read makes nobody unready."""

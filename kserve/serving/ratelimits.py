@@ -1,7 +1,7 @@
 """What clients are told of their limits: fields of every answer that is limited, and refusals.
 
-The fields are those of draft-ietf-httpapi-ratelimit-headers-10, with a policy for the burst and one for the day, and the
-older ``X-RateLimit-*`` with the time of the reset in seconds since 1970.
+The fields are those of draft-ietf-httpapi-ratelimit-headers-10, with a policy for the burst and one for the day, and
+the older ``X-RateLimit-*`` with the time of the reset in seconds since 1970.
 """
 
 from __future__ import annotations

@@ -35,9 +35,14 @@ def tally_file(data: Path) -> Path:
         return data / "shm" / "tally"
 
 
+def limits_file(data: Path) -> Path:
+    """Where the buckets of the limits are."""
+    return tally_file(data).with_name("limits")
+
+
 def limits_state(data: Path) -> State | None:
     """How limits are decided; None when nothing on this host decides any."""
-    table = tally_file(data).with_name("limits")
+    table = limits_file(data)
     return Buckets(Table(table)).state() if table.exists() else None
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from msgspec import UNSET
 from multidict import istr
 
+from kserve._buckets import Buckets
 from kserve._limits import Limits
 from kserve._roster import Roster, Seat
 from kserve._tally import PATHS, ROUTES, Tally
@@ -25,11 +26,10 @@ from kserve.serving.admission import DOCUMENT, Access, Admission, Fields
 from kserve.serving.auth import Authenticator, Caller
 from kserve.serving.models import ProblemDocument
 from kserve.serving.problems import Problem
-from kserve.serving.samples import tally_file
+from kserve.serving.samples import limits_file, tally_file
 from kserve.serving.shedding import Shedding
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
-from kserve.snapshots.shared import shared_folder
 from kserve.snapshots.watch import follower_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 AIOHTTP = PATHS.index("aiohttp")
 TIER_NONE, TIER_OPEN = -1, -2
 """In place of the number of a tier, when nobody knows who asks, and when nobody needs a key."""
+
+Endpoint = Callable[[web.Request], Awaitable[web.Response]]
 
 encode = msgspec.json.Encoder().encode
 log = structlog.get_logger("kserve.serving")
@@ -112,7 +114,8 @@ class Site(Front):
         self.roster = Roster(Catalog(settings.data).roster)
         self.slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="kserve-slow")
         self.tally = Tally(tally_file(settings.data), "worker")
-        self.limits = Limits(shared_folder(settings.data) / "limits")
+        self.limits = Limits(limits_file(settings.data))
+        self.buckets = Buckets(self.limits)
         self.keys = Authenticator(settings, self.limits, self.tally)
         self.shedding = Shedding(settings.shedding, self.tally)
         self.admission = Admission(self.keys, self.limits, self.shedding, self.tally)
@@ -138,7 +141,7 @@ class Site(Front):
         self.tally.leave()
         self.slow.shutdown(wait=False, cancel_futures=True)
 
-    def endpoint(self, name: str, handler: Handler, access: Access) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def endpoint(self, name: str, handler: Handler, access: Access) -> Endpoint:
         """An aiohttp handler of the route ``name``: admits the request, gives ``handler`` exactly one snapshot, turns
         errors into problem documents, and counts the answer."""
         route = ROUTES.index(name)
@@ -152,7 +155,9 @@ class Site(Front):
 
         return answer
 
-    def refusing(self, problem_of: Callable[[web.Request], Problem]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def refusing(
+        self, problem_of: Callable[[web.Request], Problem]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
         """An aiohttp handler for what no route takes, which needs no snapshot and no key."""
         other = ROUTES.index("other")
 

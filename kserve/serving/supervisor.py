@@ -17,13 +17,14 @@ import gunicorn.systemd
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from kserve._limits import Limits
 from kserve._tally import Counter, Gauge, Tally
-from kserve.serving import logs, office, reloading
+from kserve.serving import leases, logs, office, reloading
 from kserve.serving.accepting import STARTING, Table, address_of, listening, refuse_new
 from kserve.serving.keys import Keys
 from kserve.serving.protocol import assert_c_parser
 from kserve.serving.reloading import Handover
-from kserve.serving.samples import tally_file
+from kserve.serving.samples import limits_file, tally_file
 from kserve.serving.site import log
 from kserve.serving.workers import BOOT_FAILED, Application, Worker
 from kserve.settings import Settings
@@ -146,6 +147,7 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         self.pid = os.getpid()
         self._stats["start_time"] = time.time()
         self._found = reloading.be_found(self.settings.data)
+        leases.prepare(self.settings, Limits(limits_file(self.settings.data)))
         self.tally = Tally(tally_file(self.settings.data), "arbiter")
         self.init_signals()
         reloading.listen()
