@@ -158,6 +158,7 @@ class Buyer:
         try:
             if self._till is None:
                 self._till = Till(self._settings, self._host)
+                await self._together([self._till.open()])
             worked = time.thread_time()
             pause = await (self._trade() if self.state.mode == "leased" else self._come_back())
             self._failures = 0

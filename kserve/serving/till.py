@@ -84,6 +84,10 @@ class Till:
         self._leases = self._client.register_script((here / "leases.lua").read_text())
         self._fleet = self._client.register_script((here / "fleet.lua").read_text())
 
+    async def open(self) -> None:
+        """Learn where a cluster has what. To be done once, before anything else: calls at the same time upset it."""
+        await self._client.initialize()
+
     async def buy(self, records: Sequence[str], rows: Iterable[tuple[int, ...]], ttl: int) -> list[Sold]:
         """What was sold of each record.
 
