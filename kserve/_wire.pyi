@@ -1,16 +1,20 @@
 """The compiled path: bytes of plain requests in, bytes of answers out, with nothing in between."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from kserve._core import Store
+from kserve._keyring import Keyring
+from kserve._limits import Limits
 from kserve._roster import Seat
+from kserve._shed import Shedder
+from kserve._tally import Tally
 
 __all__ = ["GAPS", "OUTCOMES", "Numbers", "Wire", "WireSite"]
 
 GAPS: str
 """Letters of the gaps of a pattern, each written after a ``~``: the id, points, changes, row, request id, length of the
-body, date."""
+body, date, fields that tell of a limit, seconds to wait."""
 
 OUTCOMES: tuple[str, ...]
 """What the compiled path can answer."""
@@ -21,27 +25,51 @@ class Numbers(Iterator[int]):
 
     def __next__(self) -> int: ...
 
+Pattern = tuple[int, bytes, bytes]
+
+class _Settings(Protocol):
+    @property
+    def open(self) -> bool: ...
+    @property
+    def compiled(self) -> bool: ...
+
+class _Keys(Protocol):
+    keyring: Keyring
+
+class _Shedding(Protocol):
+    shedder: Shedder
+    stale: set[Any]
+    def pause(self, connection: Any) -> None: ...
+
+class _Site(Protocol):
+    """Where answers come from, who may have them, and where they are counted."""
+
+    @property
+    def settings(self) -> _Settings: ...
+    @property
+    def keys(self) -> _Keys: ...
+    @property
+    def shedding(self) -> _Shedding: ...
+    prefix: str
+    numbers: Numbers
+    store: Store
+    seat: Seat
+    limits: Limits
+    tally: Tally
+
 @final
 class WireSite:
-    """What the connections of one event loop share: where answers come from, and where they are counted.
+    """What the connections of one event loop share.
 
     ``patterns(version)`` gives (status, head, body) with gaps for each of ``OUTCOMES``; it is asked once a version.
-    A request that has no id of its own gets ``prefix``, a dash and the next of ``numbers``. Without a store, or not
-    ``on``, everything is handed over.
+    A request that has no id of its own gets the site's prefix, a dash and the next of its numbers. Without a site, or
+    not ``on``, everything is handed over.
     """
 
     on: bool
     """Set it to False, and from then on every request is handed over."""
 
-    def __init__(
-        self,
-        store: Store | None,
-        seat: Seat | None,
-        patterns: Callable[[str], list[tuple[int, bytes, bytes]]] | None,
-        prefix: str,
-        numbers: Numbers,
-        on: bool,
-    ) -> None: ...
+    def __init__(self, site: _Site | None, patterns: Callable[[str], list[Pattern]] | None) -> None: ...
 
 class _Connection(Protocol):
     """What a Wire asks of its connection."""
@@ -64,6 +92,8 @@ class Wire:
 
     held: bool
     """Whether an answer waits for the client to read."""
+    ours: bool
+    """Whether the next read is for the compiled path first."""
 
     def __init__(self, site: WireSite, connection: _Connection) -> None: ...
     def attach(self, descriptor: int) -> None:

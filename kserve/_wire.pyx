@@ -10,24 +10,40 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from kserve._core cimport Snapshot, Store
-from kserve._json cimport MAX_UINT, SLACK, put_changes, put_points, put_text, put_uint
+from kserve._json cimport MAX_UINT, SLACK, put_changes, put_literal, put_points, put_text, put_uint
+from kserve._keyring cimport KEY_ID, SCORE_READ, SITE, KeyEntry, Keyring
+from kserve._limits cimport ADMITTED, EXHAUSTED, Limit, Limits, Verdict, now_us
 from kserve._plain cimport Plain, Text, matches, parse
 from kserve._roster cimport Seat, count_hundredths, remember
+from kserve._shed cimport Shedder
+from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_SCORE, TIER_OPEN, Tally
 from kserve._view cimport View, find_slot, prefetch
-from kserve.layout cimport HIGHEST_SCORE, LINE_SLOTS, UNSCORED, Line, home_line
+from kserve.layout cimport EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNSCORED, Line, home_line
 
 __all__ = ["GAPS", "OUTCOMES", "Numbers", "Wire", "WireSite"]
 
-GAPS = "IPCWRLD"
-OUTCOMES = ("scored", "unscored", "unchanged", "unknown")
+GAPS = "IPCWRLDFS"
+OUTCOMES = ("scored", "unscored", "unchanged", "unknown", "limited", "exhausted", "overloaded")
+
+cdef enum:
+    SCORE_COST = 1
+    SITE_READS = 0              # classes of shedding
+    PARTNER_READS = 1
+    NOBODY = 0                  # who asks without a key, as shedding tells callers apart
+    MICROSECONDS = 1_000_000
+    NANOSECONDS = 1_000_000_000
+    DAY_SECONDS = 86_400
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int descriptor, const void *data, size_t length, int flags)
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_REALTIME_COARSE
 
 cdef extern from *:
     """
@@ -68,23 +84,31 @@ cdef class WireSite:
     def __dealloc__(self):
         PyMem_Free(self.out)
 
-    def __init__(self, Store store, Seat seat, patterns, str prefix not None, Numbers numbers not None, bint on):
-        cdef bytes start = f"{prefix}-".encode()
+    def __init__(self, site, patterns):
+        self.patterns = patterns
+        if site is None:
+            return
+        cdef bytes start = f"{site.prefix}-".encode()
         if len(start) > <Py_ssize_t>sizeof(self.request_id) - MAX_UINT - SLACK:
             raise ValueError("the prefix of the request ids is too long")
         memcpy(self.request_id, <const char *>start, len(start))
         self.prefix_length = len(start)
-        self.store, self.seat, self.patterns, self.numbers = store, seat, patterns, numbers
-        self.on = on and store is not None
+        self.numbers, self.store, self.seat, self.tally = site.numbers, site.store, site.seat, site.tally
+        self.keyring, self.limits = site.keys.keyring, site.limits
+        self.shedder, self.stale, self.pause = site.shedding.shedder, site.shedding.stale, site.shedding.pause
+        self.open = site.settings.open
         self.gaps[POINTS_GAP].at = self.points
         self.gaps[CHANGES_GAP].at = self.changes
         self.gaps[LENGTH_GAP].at = self.length
         self.gaps[DATE_GAP].at = self.date
+        self.gaps[FIELDS_GAP].at = self.fields
+        self.gaps[SECONDS_GAP].at = self.seconds
+        self.on = site.settings.compiled
 
     cdef int renew(self, str version) except -1:
         """Make it tell the time, and this version's answers."""
         cdef timespec now
-        clock_gettime(CLOCK_REALTIME, &now)
+        clock_gettime(CLOCK_REALTIME_COARSE, &now)
         if now.tv_sec != self.second:
             self.second = now.tv_sec
             self.gaps[DATE_GAP].length = put_date(self.date, sizeof(self.date), now.tv_sec)
@@ -117,7 +141,10 @@ cdef class WireSite:
         cdef int n, i
         if snapshot is None:
             return at
+        self.started_ns = now_ns()
         self.renew(snapshot.version)
+        self.is_stale = len(self.stale) > 0 and wire.connection in self.stale
+        self.has_shed = False
         n = ROUND
         while n == ROUND:
             n = self.read(&snapshot.view, &at, end)
@@ -125,7 +152,10 @@ cdef class WireSite:
                 if not self.put(&snapshot.view, &self.asked[i]):
                     self.flush(wire)
                     return self.firsts[i]
-                if self.filled > OUT_SIZE - MAX_ANSWER and not self.flush(wire):
+                if (
+                    (self.filled > OUT_SIZE - MAX_ANSWER or self.n_unsent == MAX_UNSENT)
+                    and not self.flush(wire)
+                ):
                     return self.firsts[i + 1]
         self.flush(wire)
         return at
@@ -151,45 +181,101 @@ cdef class WireSite:
         cdef char *at = self.out + self.filled
         if outcome == NOT_OURS:
             return False
+        answer = &self.answers[outcome]
         self.gaps[ID_GAP] = plain.digits
         self.gaps[REQUEST_ID_GAP] = self.name_of(plain)
-        answer = &self.answers[outcome]
         self.gaps[LENGTH_GAP].length = put_uint(self.length, length_of(&answer.body, self.gaps)) - self.length
         at = fill(at, &answer.head, self.gaps)
         if not plain.head:
             at = fill(at, &answer.body, self.gaps)
         self.filled = at - self.out
+        self.unsent[self.n_unsent].status = answer.status
+        self.unsent[self.n_unsent].tier = self.tier
+        self.n_unsent += 1
         return True
 
     cdef int outcome_of(self, const View *view, const Plain *plain) noexcept:
+        """What aiohttp's handler does, in the same order: who asks, whether there is room, the limit, the look-up."""
+        cdef const KeyEntry *entry = NULL
         cdef int64_t slot = find_slot(view, plain.profile_id)
-        cdef const Line *line
-        cdef uint16_t score
-        if slot < 0:
-            remember(self.seat, plain.profile_id)
-            if self.counters != NULL:
-                self.counters.unknown += 1
-            return UNKNOWN
-        line = &view.lines[slot // LINE_SLOTS]
-        score = line.scores[slot % LINE_SLOTS]
+        cdef uint16_t score = score_at(view, slot)
+        cdef int outcome
         if score > HIGHEST_SCORE and score != UNSCORED:
             return NOT_OURS     # the snapshot is damaged
+        if plain.key.at != NULL:
+            entry = self.keyring.find(plain.key.at, plain.key.length)
+            if entry == NULL or not entry.scopes & SCORE_READ:
+                return NOT_OURS
+        elif not self.open:
+            return NOT_OURS
+        self.tier = TIER_OPEN if entry == NULL else entry.tier
+        self.gaps[FIELDS_GAP].length = 0
+        outcome = self.refusal_of(entry)
+        if outcome == ADMITTED_OUTCOME and plain.wanted.at == NULL:
+            outcome = self.charged(entry, outcome)
+        if outcome != ADMITTED_OUTCOME:
+            return outcome
+        return self.found(view, plain, slot, score, entry)
+
+    cdef int refusal_of(self, const KeyEntry *entry) noexcept:
+        """OVERLOADED, or ADMITTED_OUTCOME."""
+        cdef int klass = SITE_READS if entry != NULL and entry.priority == SITE else PARTNER_READS
+        cdef uint64_t caller = NOBODY if entry == NULL else entry.tag
+        if self.is_stale:
+            self.shedder.refuses(klass, caller)
+        elif self.shedder.admits(klass, caller):
+            return ADMITTED_OUTCOME
+        self.tally.shed(klass)
+        self.has_shed = not self.is_stale
+        self.gaps[SECONDS_GAP].length = put_uint(self.seconds, self.shedder.retry_after()) - self.seconds
+        return OVERLOADED
+
+    cdef int charged(self, const KeyEntry *entry, int outcome) noexcept:
+        """This outcome, when the caller's limit allows it; else the refusal."""
+        cdef Verdict verdict
+        cdef int64_t wait
+        if entry == NULL:
+            return outcome
+        self.limits.decide(entry.tag, entry.id, KEY_ID, &entry.limit, SCORE_COST, now_us(), &verdict)
+        self.gaps[FIELDS_GAP].length = put_fields(self.fields, &entry.limit, &verdict) - self.fields
+        if verdict.outcome == ADMITTED:
+            return outcome
+        self.tally.limited(entry.tier, verdict.outcome)
+        wait = max(1, in_seconds(verdict.retry_us))
+        self.gaps[SECONDS_GAP].length = put_uint(self.seconds, wait) - self.seconds
+        return EXHAUSTED_OUTCOME if verdict.outcome == EXHAUSTED else LIMITED_OUTCOME
+
+    cdef int found(
+        self, const View *view, const Plain *plain, int64_t slot, uint16_t score, const KeyEntry *entry
+    ) noexcept:
+        """What is answered to one who is let in. With If-None-Match it is not paid for yet: a 304 costs nothing."""
+        cdef int outcome = SCORED
+        cdef const Line *line
         self.count(plain.profile_id, score)
+        if slot < 0:
+            return self.charged(entry, UNKNOWN) if plain.wanted.at != NULL else UNKNOWN
         self.gaps[ROW_GAP].length = put_uint(<char *>self.gaps[ROW_GAP].at, slot) - self.gaps[ROW_GAP].at
-        if plain.wanted.at != NULL and matches(plain.wanted, self.whole_tag()):
-            return UNCHANGED
+        if plain.wanted.at != NULL:
+            outcome = UNCHANGED if matches(plain.wanted, self.whole_tag()) else self.charged(entry, SCORED)
+        if self.counters != NULL:
+            self.counters.requests += outcome == SCORED or outcome == UNCHANGED
+        if outcome != SCORED:
+            return outcome
         if score == UNSCORED:
             return NO_SCORE
+        line = &view.lines[slot // LINE_SLOTS]
         self.gaps[POINTS_GAP].length = put_points(self.points, score) - self.points
         self.gaps[CHANGES_GAP].length = put_changes(self.changes, line, slot % LINE_SLOTS) - self.changes
         return SCORED
 
     cdef void count(self, uint64_t profile_id, uint16_t score) noexcept:
+        """One look-up, as others see it."""
         remember(self.seat, profile_id)
         if self.counters == NULL:
             return
-        self.counters.requests += 1
-        if score == UNSCORED:
+        if score == EMPTY:
+            self.counters.unknown += 1
+        elif score == UNSCORED:
             self.counters.unscored += 1
         else:
             count_hundredths(self.counters, score)
@@ -213,17 +299,23 @@ cdef class WireSite:
         """Send what is written. False when the client does not read, and all the rest has to wait for it."""
         cdef size_t length = self.filled
         cdef ssize_t sent
+        cdef int64_t took
+        cdef int i, n = self.n_unsent
         cdef bytes rest
-        self.filled = 0
-        if length == 0:
+        if n == 0:
             return True
+        self.filled = self.n_unsent = 0
         sent = send(wire.descriptor, self.out, length, MSG_DONTWAIT | MSG_NOSIGNAL)
-        wire.answered()
-        if sent == <ssize_t>length:
-            return True
-        sent = max(sent, 0)
-        rest = PyBytes_FromStringAndSize(self.out + sent, length - sent)
-        wire.held = not wire.connection.finish(rest)
+        took = wire.answered() - self.started_ns
+        for i in range(n):
+            self.tally.count(ROUTE_SCORE, self.unsent[i].status, self.unsent[i].tier, COMPILED, took)
+        if sent != <ssize_t>length:
+            sent = max(sent, 0)
+            rest = PyBytes_FromStringAndSize(self.out + sent, length - sent)
+            wire.held = not wire.connection.finish(rest)
+        if self.has_shed and not wire.held:
+            self.has_shed = False
+            self.pause(wire.connection)
         return not wire.held
 
 
@@ -246,7 +338,7 @@ cdef class Wire:
 
     @property
     def answered_at(self):
-        return self.answered_ns / 1e9
+        return self.answered_ns / <double>NANOSECONDS
 
     def data_received(self, bytes data not None):
         if self.connection is None:
@@ -254,11 +346,9 @@ cdef class Wire:
         if self.held:
             self.waiting = data if self.waiting is None else self.waiting + data
         elif self.site.on and self.descriptor >= 0 and len(data) and (self.ours or self.connection.may_leave()):
-            self.ours = True
             self.take(data)
         else:
-            self.ours = False
-            self.connection.receive(data)
+            self.hand_over(data)
 
     def go_on(self):
         data, self.waiting, self.held = self.waiting, None, False
@@ -269,7 +359,9 @@ cdef class Wire:
         """Answer what can be answered here; the rest is for aiohttp, or waits."""
         cdef const char *start = PyBytes_AS_STRING(data)
         cdef const char *end = start + PyBytes_GET_SIZE(data)
-        cdef const char *at = self.site.answer(self, start, end)
+        cdef const char *at
+        self.ours = True
+        at = self.site.answer(self, start, end)
         if at == end:
             return 0
         if at != start:
@@ -277,18 +369,58 @@ cdef class Wire:
         if self.held:
             self.waiting = data
         else:
-            self.ours = False
-            self.connection.receive(data)
+            self.hand_over(data)
         return 0
 
-    cdef int answered(self) except -1:
-        cdef timespec now
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        self.answered_ns = now.tv_sec * 1_000_000_000 + now.tv_nsec
+    cdef int hand_over(self, bytes data) except -1:
+        self.ours = False
+        if self.site.on and len(data):
+            self.site.tally.add(HANDED_OVER, 1)
+        self.connection.receive(data)
+        return 0
+
+    cdef int64_t answered(self) except -1:
+        """Now."""
+        self.answered_ns = now_ns()
         if self.fresh:
             self.fresh = False
             self.connection.stop_clock()
-        return 0
+        return self.answered_ns
+
+
+cdef inline int64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * <int64_t>NANOSECONDS + now.tv_nsec
+
+
+cdef inline uint16_t score_at(const View *view, int64_t slot) noexcept nogil:
+    return EMPTY if slot < 0 else view.lines[slot // LINE_SLOTS].scores[slot % LINE_SLOTS]
+
+
+cdef inline int64_t in_seconds(int64_t microseconds) noexcept nogil:
+    """Rounded up."""
+    return (microseconds + MICROSECONDS - 1) // MICROSECONDS
+
+
+cdef char *put_fields(char *at, const Limit *limit, const Verdict *verdict) noexcept nogil:
+    """What is told of a limit, as kserve.serving.ratelimits.fields has it."""
+    cdef int64_t left = verdict.remaining
+    at = put_uint(put_literal(at, b'RateLimit-Policy: "burst";q='), limit.burst)
+    at = put_uint(put_literal(at, b";w="), in_seconds(limit.burst * limit.interval))
+    if limit.quota:
+        at = put_uint(put_literal(at, b', "day";q='), limit.quota)
+        at = put_uint(put_literal(at, b";w="), DAY_SECONDS)
+    at = put_uint(put_literal(at, b'\r\nRateLimit: "burst";r='), left)
+    at = put_uint(put_literal(at, b";t="), in_seconds(verdict.reset_us))
+    if limit.quota:
+        left = min(left, verdict.left_today)
+        at = put_uint(put_literal(at, b', "day";r='), verdict.left_today)
+        at = put_uint(put_literal(at, b";t="), in_seconds(verdict.midnight_us))
+    at = put_uint(put_literal(at, b"\r\nX-RateLimit-Limit: "), limit.burst)
+    at = put_uint(put_literal(at, b"\r\nX-RateLimit-Remaining: "), left)
+    at = put_uint(put_literal(at, b"\r\nX-RateLimit-Reset: "), verdict.reset_at)
+    return put_literal(at, b"\r\n")
 
 
 cdef int cut(Pattern *pattern, bytes text, list kept) except -1:

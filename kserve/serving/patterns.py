@@ -6,22 +6,31 @@ from one answer of a version to the next is a gap: ``~`` and a letter of ``kserv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import msgspec
 from aiohttp import web
 
-from kserve._wire import OUTCOMES
+from kserve._limits import EXHAUSTED, LIMITED, Decision
+from kserve._wire import GAPS, OUTCOMES
 from kserve.errors import UnknownProfile
-from kserve.serving import models, problems
+from kserve.serving import models, problems, ratelimits
+from kserve.serving.admission import Fields
+from kserve.serving.problems import Problem
+from kserve.serving.shedding import DETAIL
 from kserve.serving.site import Call, Site, encode
+from kserve.settings import Tier
 
 Pattern = tuple[int, bytes, bytes]
 """(status, head, body)."""
 
-ID, POINTS, CHANGES, ROW, REQUEST_ID, LENGTH, DATE = (f"~{letter}" for letter in "IPCWRLD")
+ID, POINTS, CHANGES, ROW, REQUEST_ID, LENGTH, DATE, FIELDS, SECONDS = (f"~{letter}" for letter in GAPS)
 
 _EXAMPLE = models.Score(id=ID, score=62.31, changes=models.Changes(1.25, 2.25, 3.25), version="")
+_TIER = Tier(rate=1, burst=1, quota=1)
+_WAIT = 4711
+_TOLD = ratelimits.fields(_TIER, Decision(LIMITED, 0, 0, _WAIT * 1_000_000, 0, 0, 0))
 
 
 class Patterns:
@@ -32,17 +41,21 @@ class Patterns:
 
     def __call__(self, version: str) -> list[Pattern]:
         """Of each outcome, in the order of ``OUTCOMES``."""
-        call = _Nobody(self._site, version)
         etag = f'"{version}-{ROW}"'
         scored = msgspec.structs.replace(_EXAMPLE, version=version)
         unscored = models.Score(id=ID, score=None, reason="unscored", changes=models.NO_CHANGES, version=version)
+        problem = Problem("overloaded", DETAIL, headers={"Retry-After": SECONDS})
+        paid, unpaid = _Nobody(self._site, version, _TOLD), _Nobody(self._site, version, {})
         made = {
-            "scored": call.cacheable(scored, etag),
-            "unscored": call.cacheable(unscored, etag),
-            "unchanged": call.not_modified(etag),
-            "unknown": call.refuse(problems.of_kserve(UnknownProfile(ID, version))),
+            "scored": paid.cacheable(scored, etag),
+            "unscored": paid.cacheable(unscored, etag),
+            "unchanged": unpaid.not_modified(etag),
+            "unknown": paid.refuse(problems.of_kserve(UnknownProfile(ID, version))),
+            "limited": unpaid.refuse(_refused(LIMITED)),
+            "exhausted": unpaid.refuse(_refused(EXHAUSTED)),
+            "overloaded": unpaid.refuse(problem),
         }
-        return [_pattern(made[outcome]) for outcome in OUTCOMES]
+        return [pattern(made[outcome]) for outcome in OUTCOMES]
 
 
 class _Nobody(Call):
@@ -50,21 +63,35 @@ class _Nobody(Call):
 
     __slots__ = ()
 
-    def __init__(self, site: Site, version: str) -> None:
+    def __init__(self, site: Site, version: str, fields: Fields) -> None:
         self.site = site
         self.request = cast(web.Request, None)
         self.version = version
         self.id = REQUEST_ID
-        self.fields = {}
+        self.fields = fields
         self._owes = False
 
 
-def _pattern(answer: web.Response) -> Pattern:
-    """The bytes that aiohttp would send, with gaps for the numbers of the example too."""
-    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {text}" for name, text in answer.headers.items())]
+def _refused(outcome: int) -> Problem:
+    return ratelimits.refused(_TIER, Decision(outcome, 0, 0, _WAIT * 1_000_000, 0, 0, 0), 1)
+
+
+def pattern(answer: web.Response) -> Pattern:
+    """The bytes that aiohttp would send, with gaps for the numbers of the examples too."""
+    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *_lines(answer.headers)]
     if answer.status != 304:
         lines.append(f"Content-Length: {LENGTH}")
-    head = "\r\n".join([*lines, f"Date: {DATE}", "", ""]).encode()
+    head = "\r\n".join([*lines, f"Date: {DATE}", "", ""])
+    head = head.replace("".join(f"{line}\r\n" for line in _lines(_TOLD)), FIELDS)
     assert isinstance(answer.body, bytes | None)
-    body = (answer.body or b"").replace(b'"score":62.31', b'"score":' + POINTS.encode())
-    return answer.status, head, body.replace(encode(_EXAMPLE.changes), CHANGES.encode())
+    body = (answer.body or b"").decode().replace('"score":62.31', f'"score":{POINTS}')
+    body = body.replace(encode(_EXAMPLE.changes).decode(), CHANGES)
+    return answer.status, _waiting(head).encode(), _waiting(body).encode()
+
+
+def _lines(headers: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {text}" for name, text in headers.items()]
+
+
+def _waiting(text: str) -> str:
+    return text.replace(str(_WAIT), SECONDS)

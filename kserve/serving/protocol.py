@@ -244,9 +244,7 @@ class Connection(web.RequestHandler):
 
 def compiled(site: Front) -> WireSite:
     """The compiled path of a server. It leaves everything to aiohttp when it is turned off, or there are no scores."""
-    if isinstance(site, Site):
-        return WireSite(site.store, site.seat, Patterns(site), site.prefix, site.numbers, site.settings.compiled)
-    return WireSite(None, None, None, site.prefix, site.numbers, False)
+    return WireSite(site, Patterns(site)) if isinstance(site, Site) else WireSite(None, None)
 
 
 class Server(web.Server):
