@@ -109,7 +109,7 @@ def sections(found: Sample) -> Iterator[Section]:
     if not found.workers:
         return
     latencies = ("p50", "p99", "p99.9")
-    columns = ("process", "role", "version", "req/s", *latencies, "limited/s", "shed/s", "5xx/s", "conn", "busy")
+    columns = ("process", "role", "version", "req/s", *latencies, "limited/s", "shed/s", "5xx/s", "conn", "waiting")
     left = ("role", "version")
     yield Section((*columns, "delay", "kept", "cpu", "memory"), [_of_worker(one) for one in found.workers], left)
     if found.routes:

@@ -79,7 +79,8 @@ class Part(Struct, frozen=True):
 
 
 class Worker(Struct, frozen=True):
-    """One living process. What it does not say is None; ``kept`` is the least share of callers kept in any class."""
+    """One living process. What it does not say is None. ``in_progress``: requests that wait for something of ours;
+    ``kept``: the least share of callers that are not shed in any class."""
 
     pid: int
     role: str

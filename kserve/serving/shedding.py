@@ -57,6 +57,9 @@ class Connection(Protocol):
     _reading_paused: bool
     _buffer_paused: bool
 
+    def turned_away(self, klass: int, caller: int) -> None:
+        """A request of this class and caller was, just now."""
+
 
 class Shedding:
     """One for each event loop. ``tally``: where this process counts."""
@@ -77,8 +80,8 @@ class Shedding:
         self._due_us = 0
         self._probes = 0
 
-    def admit(self, klass: int, caller: int, connection: Connection | None = None) -> None:
-        """Raises Problem ``overloaded`` for a request that is to be turned away; its connection is then paused.
+    def admit(self, klass: int, caller: int, connection: Any = None) -> None:
+        """Raises Problem ``overloaded`` for a request that is to be turned away; its :class:`Connection` is then paused.
 
         ``klass``: the number of its class in CLASS_NAMES. ``caller``: 64 bits that stay the same for a caller.
         """
@@ -87,10 +90,25 @@ class Shedding:
             self.shedder.refuses(klass, caller)
         elif self.shedder.admits(klass, caller):
             return
-        self._tally.shed(klass)
-        if connection is not None and not stale:
-            self.pause(connection)
+        self._turned_away(klass, None if stale else connection)
+        if connection is not None:
+            connection.turned_away(klass, caller)
         raise self.overloaded()
+
+    def still_refuses(self, klass: int, caller: int, connection: Connection) -> bool:
+        """Whether one who was turned away on this connection before is so again; then it is counted, like any other."""
+        stale = connection in self.stale
+        if stale:
+            self.shedder.refuses(klass, caller)
+        elif self.shedder.peeks(klass, caller):
+            return False
+        self._turned_away(klass, None if stale else connection)
+        return True
+
+    def _turned_away(self, klass: int, connection: Connection | None) -> None:
+        self._tally.shed(klass)
+        if connection is not None:
+            self.pause(connection)
 
     def overloaded(self) -> Problem:
         """What one who is turned away is told."""
@@ -166,6 +184,7 @@ class Shedding:
     def _show(self) -> None:
         self._tally.set(Gauge.LOOP_DELAY, self.shedder.delay)
         self._tally.set(Gauge.CONCURRENCY_LIMIT, self.flight.limit)
+        self._tally.set(Gauge.IN_PROGRESS, self.flight.waiting)
         for klass, share in enumerate(self.shedder.kept):
             self._tally.set(Gauge.KEPT_SITE + klass, share)
 

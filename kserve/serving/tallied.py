@@ -89,9 +89,9 @@ COUNTERS = {
 
 OF_PROCESS = {
     Gauge.CONNECTIONS_OPEN: Named("kserve_connections_open", "Open connections."),
-    Gauge.IN_PROGRESS: Named("kserve_requests_in_progress", "Requests that are not answered yet."),
+    Gauge.IN_PROGRESS: Named("kserve_requests_in_progress", "Requests that wait for something of ours."),
     Gauge.LOOP_DELAY: Named("kserve_loop_delay_latest_seconds", "What an event waits for the loop, lately."),
-    Gauge.CONCURRENCY_LIMIT: Named("kserve_concurrency_limit", "Requests in progress that are admitted."),
+    Gauge.CONCURRENCY_LIMIT: Named("kserve_concurrency_limit", "How many requests may wait for something of ours."),
     Gauge.KEPT_SITE: _kept("site"),
     Gauge.KEPT_PARTNER: _kept("partner"),
     Gauge.KEPT_BATCH: _kept("batch"),
