@@ -12,14 +12,13 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from kserve._core cimport Snapshot, Store
+from kserve._core cimport Snapshot
 from kserve._json cimport MAX_UINT, SLACK, put_changes, put_literal, put_points, put_text, put_uint
-from kserve._keyring cimport KEY_ID, SCORE_READ, SITE, KeyEntry, Keyring
-from kserve._limits cimport ADMITTED, EXHAUSTED, Limit, Limits, Verdict, now_us
+from kserve._keyring cimport KEY_ID, SCORE_READ, SITE, KeyEntry
+from kserve._limits cimport ADMITTED, EXHAUSTED, Limit, Verdict, now_us
 from kserve._plain cimport Plain, Text, matches, parse
-from kserve._roster cimport Seat, count_hundredths, remember
-from kserve._shed cimport Shedder
-from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_SCORE, TIER_OPEN, Tally
+from kserve._roster cimport count_hundredths, remember
+from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_SCORE, TIER_OPEN
 from kserve._view cimport View, find_slot, prefetch
 from kserve.layout cimport EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNSCORED, Line, home_line
 
