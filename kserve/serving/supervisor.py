@@ -26,6 +26,7 @@ from kserve.serving.protocol import assert_c_parser
 from kserve.serving.reloading import Handover
 from kserve.serving.samples import limits_file, tally_file
 from kserve.serving.site import log
+from kserve.serving.till import client_of
 from kserve.serving.workers import BOOT_FAILED, Application, Worker
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
@@ -75,6 +76,8 @@ def _check_servable(settings: Settings) -> None:
     quickly = settings.model_copy(update={"warm": False, "verify_at_open": "structure"})
     catalog = Catalog(settings.data)
     in_force(catalog, quickly, Gate(catalog, quickly))
+    if settings.redis is not None:
+        client_of(settings)
 
 
 def _say_who_may_read(settings: Settings) -> None:
@@ -147,7 +150,8 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         self.pid = os.getpid()
         self._stats["start_time"] = time.time()
         self._found = reloading.be_found(self.settings.data)
-        leases.prepare(self.settings, Limits(limits_file(self.settings.data)))
+        if not self._old or self.settings.redis is None:  # the buyer of the image before this one knows better
+            leases.prepare(self.settings, Limits(limits_file(self.settings.data)))
         self.tally = Tally(tally_file(self.settings.data), "arbiter")
         self.init_signals()
         reloading.listen()
