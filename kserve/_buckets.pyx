@@ -165,7 +165,9 @@ cdef class Buckets:
 
     def state(self):
         cdef Terms terms = self.terms()
-        used = sum(1 for place in range(SLOT_COUNT) if get(&self.limits.slots[place].tag))
+        cdef Py_ssize_t place, used = 0
+        for place in range(SLOT_COUNT):
+            used += get(&self.limits.slots[place].tag) != 0
         return State(terms.mode, terms.hosts, used, self.limits.head.failed_open, self.limits.head.evicted)
 
     def show(self, name, int kind=KEY):

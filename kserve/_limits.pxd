@@ -1,7 +1,9 @@
 # One table of limits for all workers of a host: GCRA in integer microseconds, a daily quota, and leases. What is said
 # of units and meaning here is all that other compiled modules need; the stub has the rest.
 
+cimport cython
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcmp, memcpy
 
 cdef extern from *:
     """
@@ -115,6 +117,7 @@ cdef struct Terms:              # of one decision, at this host
     bint replayed
 
 
+@cython.final
 cdef class Limits:
     cdef uint8_t[::1] pages
     cdef Head *head
@@ -166,6 +169,18 @@ cdef inline int64_t balance_of(uint64_t word, int64_t now) noexcept nogil:
     cdef int64_t balance = <int64_t>word >> 40
     cdef int16_t ticks = <int16_t><uint16_t>(word - <uint64_t>(now >> TICK_SHIFT))
     return 0 if balance > 0 and ticks <= 0 else balance
+
+
+cdef inline bint same(const char *ours, const char *name, size_t length) noexcept nogil:
+    """Whether the names agree; those of keys without a call."""
+    cdef uint64_t words[4]
+    if length < sizeof(uint64_t):
+        return memcmp(ours, name, length) == 0
+    memcpy(&words[0], ours, sizeof(uint64_t))
+    memcpy(&words[1], name, sizeof(uint64_t))
+    memcpy(&words[2], ours + length - sizeof(uint64_t), sizeof(uint64_t))
+    memcpy(&words[3], name + length - sizeof(uint64_t), sizeof(uint64_t))
+    return words[0] == words[1] and words[2] == words[3]
 
 
 cdef inline bint is_named(const Slot *slot) noexcept nogil:

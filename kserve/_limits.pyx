@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from kserve._places import locked, opened
 
+cimport cython
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 __all__ = [
@@ -60,6 +61,7 @@ class Decision(NamedTuple):
     reset_at: int
 
 
+@cython.final
 cdef class Limits:
     """The table; see the stub."""
 
@@ -83,8 +85,6 @@ cdef class Limits:
         swap(&self.head.seed, 0, int.from_bytes(os.urandom(8)) | 1)
         self.checked = -DAY
         return 0
-
-    # Decisions. `now` and `wall` are parameters so that time can be replayed.
 
     def take(self, name, tier, int64_t cost=1, int kind=KEY, now=None, wall=None):
         cdef bytes text = name_of(name)
@@ -171,8 +171,6 @@ cdef class Limits:
         if verdict.outcome == EXHAUSTED:
             verdict.retry_us = max(verdict.retry_us, verdict.midnight_us + SLACK)
 
-    # Slots.
-
     cdef uint64_t home(self, uint64_t tag) noexcept nogil:
         return mixed(tag ^ self.head.seed) % SETS
 
@@ -194,7 +192,7 @@ cdef class Limits:
             if slot == NULL:
                 add(&self.head.failed_open, 1)
                 return NULL
-        if memcmp(slot.name, name, length) != 0:
+        if not same(slot.name, name, length):
             begin(slot, name, length, terms.now)  # made now, or by somebody who died before this
         return slot
 
