@@ -59,7 +59,8 @@ local function write(key, record, held, ask)
 end
 
 -- The tokens that may be granted now, all that are asked for or fewer; none where not even the least can be. `room` is
--- what nobody holds; where the least is `large`, more than that, tokens count that came back while the bucket was full.
+-- what nobody holds; where the least is `large`, a batch that can hardly be had otherwise, tokens count that came back
+-- while the bucket was full.
 local function grant(record, ask, room, large)
   local free = math.floor((now + ask.managed * ask.interval - record.tat) / ask.interval)
   if not large then free = math.min(free, room) end
@@ -80,11 +81,11 @@ local function serve(key, ask)
   end
   local room = ask.managed - math.max(0, ask.held)
   for _, other in ipairs(record.others) do room = room - other[2] end
-  local large = ask.least > room
+  local large = ask.least > room and ask.least * 2 > ask.managed
   local surplus = large and ask.burst - ask.managed or 0
   record.tat = math.max(record.tat, now + (record.held - surplus) * ask.interval)
   local back = math.min(ask.back, record.mine)
-  record.tat = math.min(record.tat - back * ask.interval, now + ask.managed * ask.interval)
+  record.tat = math.min(record.tat - back * ask.interval, now + ask.burst * ask.interval)
   if ask.quota >= 0 then record.used = math.max(0, record.used - back) end
   local granted = grant(record, ask, room, large)
   write(key, record, math.max(0, ask.held + granted), ask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import hashlib
 import struct
 import time
@@ -129,8 +129,11 @@ class Till:
 
     async def aclose(self) -> None:
         """Drop all connections, whatever state they are in."""
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            await self._client.aclose()
+        closing = [self._client.aclose()]
+        if isinstance(self._client, RedisCluster):  # whose own way does nothing once a call has failed
+            nodes = self._client.nodes_manager
+            closing += [node.disconnect() for node in (*nodes.nodes_cache.values(), *nodes.startup_nodes.values())]
+        await asyncio.gather(*closing, return_exceptions=True)
 
 
 def told(error: BaseException, url: str | None) -> str:

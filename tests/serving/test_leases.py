@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -188,6 +191,56 @@ async def test_a_host_whose_buyer_dies_is_on_its_own_within_a_second(settings: S
         assert await host.becomes(ALONE, SWITCH) <= SWITCH
         assert host.take("anybody")
         host.task = asyncio.create_task(asyncio.sleep(0))
+
+
+def burstiest(admitted: list[list[float]], rate: float) -> float:
+    """The most that any stretch of time had beyond what the rate alone gives it."""
+    most, lowest, total = 0.0, float("inf"), 0.0
+    for when, lasted, cost in admitted:
+        if lasted < 0.001:  # else the process was not running, and it is not known when this was
+            lowest = min(lowest, total - rate * when)
+            total += cost
+            most = max(most, total - rate * when - lowest)
+    return most
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("paces", [(5000, 5000, 5000), (5000, 20, 20)], ids=["even", "skewed"])
+def test_processes_admit_the_limit_together_in_any_stretch_of_time(settings: Settings, paces: tuple[int, ...]) -> None:
+    program, tier, seconds = Path(__file__).with_name("lease_host.py"), TIER.model_dump_json(), 3
+    commands = [[str(settings.redis), f"proc{i:04}", str(pace), tier] for i, pace in enumerate(paces)]
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        hosts = [
+            stack.enter_context(subprocess.Popen([sys.executable, program, *one], stdin=pipe, stdout=pipe, text=True))
+            for one in commands
+        ]
+        for host in hosts:
+            assert host.stdout is not None
+            while "ready" not in host.stdout.readline():
+                assert host.poll() is None
+        start = time.monotonic() + 0.5
+        told = [json.loads(host.communicate(f"[{start}, {start + seconds}]\n")[0].splitlines()[-1]) for host in hosts]
+    assert [one["mode"] for one in told] == ["leased"] * 3
+    admitted = sorted(entry for one in told for entry in one["admitted"])
+    most = TIER.burst + TIER.rate * (admitted[-1][0] - start)
+    assert 0.9 * most < sum(cost for _, _, cost in admitted) <= most
+    assert burstiest(admitted, TIER.rate) <= TIER.burst + 0.002 * TIER.rate
+
+
+async def test_a_host_more_than_were_expected_begins_with_nothing_of_its_own(redis: redises.Server) -> None:
+    with redis.client() as client:
+        client.flushall()
+    settings = Settings(redis=redis.url, hosts=1)
+    async with fleet(settings) as (first,):
+        late = Host(settings, b"hostlate", first.prices)
+        await late.becomes(LEASED, 2)
+        assert not late.take("new"), "the others may not know of it yet"
+        await asyncio.sleep(HORIZON / 1e6 + 0.3)
+        assert late.take("newer")
+        assert first.buyer.state.hosts == late.buyer.state.hosts == 2
+        late.stop.set()
+        await late.task
 
 
 # Faults. Each has a server and a proxy of its own, and all are played at the same time.
