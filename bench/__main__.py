@@ -30,9 +30,13 @@ NAMES = (
     "http_switch",
     "http_peers",
     "keys",
+    "limiter",
     "workers",
 )
-PEERS = ("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "nginx", "fastapi")
+PEERS = (
+    *("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "nginx", "fastapi"),
+    *("limits", "throttled-py"),
+)
 CACHE = Path(__file__).resolve().parent.parent / "build" / "bench"
 DEFAULT_PROFILES = 10_000_000
 

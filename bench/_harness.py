@@ -32,6 +32,8 @@ LIBRARIES = (
     "duckdb",
     "aiohttp",
     "uvloop",
+    "limits",
+    "throttled-py",
 )
 TOY = 100_000  # profiles
 UNITS = {"ns": 1e9, "µs": 1e6, "ms": 1e3, "s": 1.0}
