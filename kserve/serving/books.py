@@ -244,9 +244,11 @@ class Books:
         return self._ask(account, account.balance, 0, 0, now)
 
     def _target(self, account: Account) -> int:
-        """Tokens to own: what is spent until the next purchase, but leave some to others."""
-        share = max(1, 2 * self.managed(account.terms) // (self.hosts + 1))
-        return min(share, int(account.rate * self.lead))
+        """Tokens to own: what is spent until the next purchase, but some are left to others that want them."""
+        most = self.managed(account.terms)
+        if account.others:
+            most = max(1, 2 * most // (self.hosts + 1))
+        return min(most, int(account.rate * self.lead))
 
     def managed(self, terms: Terms) -> int:
         """Tokens of the burst that are sold; the rest stands at the hosts."""
