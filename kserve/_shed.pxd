@@ -21,6 +21,9 @@ cdef class Shedder:
     cdef double asked_rate      # work asked for in an interval, lately
     cdef double speed           # work done in an interval of computing
     cdef double computing       # of a processor, lately
+    cdef double refusal         # its cost, in work that is served
+    cdef double squares[3]      # of work served and refused, lately: to tell what each costs
+    cdef double products[2]     # of that work and its computing
     cdef double processor       # how much of one others leave to this loop
     cdef int64_t due_us         # when the loop should have come round, CLOCK_MONOTONIC; 0: nobody measures
     cdef int64_t begun_us       # since when every delay was too long; 0: the last one was not
@@ -49,6 +52,7 @@ cdef class Shedder:
     cdef uint64_t draw(self) noexcept nogil
     cdef void learn(self, int64_t delay_us, int64_t now_us, int64_t computed_us) noexcept nogil
     cdef void reckon(self, double intervals, double computing) noexcept nogil
+    cdef void weigh(self, double served, double refused, double computing, double fading) noexcept nogil
     cdef double affordable(self) noexcept nogil
     cdef void step(self) noexcept nogil
     cdef void fade(self) noexcept nogil

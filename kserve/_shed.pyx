@@ -19,11 +19,15 @@ cdef double GROWTH = 0.02       # of the share in one step
 cdef double LEAST = 1.0 / 4096  # share: so much is served whatever happens, or nobody would learn that it is over
 cdef double FADES = 0.98        # of what was seen, in one step: about a second
 cdef double SLACK = 4.0         # targets, beyond which a delay itself lowers what is served, for as long as it lasts
+cdef double CHEAPEST = 0.02     # refusal
+cdef double DEAREST = 0.9
+cdef double ALIKE = 0.01        # of the determinant, below which two kinds of work cannot be told apart
 cdef double STANDING = 1.5     # targets: the queue that keeps the loop busy while it turns requests away
 cdef double IDLE = 0.05         # of a processor, below which nothing is learned of speed
 cdef double BUSY = 0.2          # of a processor, below which a delay is not our own doing
 cdef double FORGETS = 0.005     # of what others leave to us, in an interval
-cdef double REFUSAL = 0.1       # of the work that is saved by it
+cdef double REFUSAL = 0.1       # of the work that it saves, until it is known better
+cdef double LEARNS = 0.1        # of what a refusal costs, in an interval
 
 CLASS_NAMES = ("site", "partner", "batch", "eligibility", "claim", "other")
 
@@ -61,6 +65,7 @@ cdef class Shedder:
         self.level = LEVELS
         self.part = 1.0
         self.processor = 1.0
+        self.refusal = REFUSAL
         self.shortest_us = INT64_MAX
 
     cpdef bint admits(self, int klass, uint64_t caller) noexcept nogil:
@@ -166,8 +171,10 @@ cdef class Shedder:
         # to us. The last is learned slowly where it is less than it was: a loop that has to wait for a processor
         # does not serve anyone faster for having less to do.
         cdef double weight = 1.0 - exp(-intervals)
-        cdef double done = self.served_work + REFUSAL * (self.asked_work - self.served_work)
+        cdef double done
         cdef double share = max(min(computing / intervals, 1.0), 0.0)
+        self.weigh(self.served_work, self.asked_work - self.served_work, computing, LEARNS * intervals)
+        done = self.served_work + self.refusal * (self.asked_work - self.served_work)
         self.asked_rate += weight * (self.asked_work / intervals - self.asked_rate)
         if done > 0.0 and share > IDLE:
             self.speed += (weight * share if self.speed > 0.0 else 1.0) * (done / computing - self.speed)
@@ -178,12 +185,28 @@ cdef class Shedder:
             self.processor += FORGETS * weight * (share - self.processor)
         self.asked_work = self.served_work = 0.0
 
+    cdef void weigh(self, double served, double refused, double computing, double fading) noexcept nogil:
+        # What a refusal costs, in work that is served: least squares over the last second or so.
+        cdef double keeps = exp(-fading), determinant, a_served, a_refused
+        self.squares[0] = keeps * self.squares[0] + served * served
+        self.squares[1] = keeps * self.squares[1] + served * refused
+        self.squares[2] = keeps * self.squares[2] + refused * refused
+        self.products[0] = keeps * self.products[0] + served * computing
+        self.products[1] = keeps * self.products[1] + refused * computing
+        determinant = self.squares[0] * self.squares[2] - self.squares[1] * self.squares[1]
+        if determinant <= ALIKE * self.squares[0] * self.squares[2]:
+            return
+        a_served = (self.products[0] * self.squares[2] - self.products[1] * self.squares[1]) / determinant
+        a_refused = (self.products[1] * self.squares[0] - self.products[0] * self.squares[1]) / determinant
+        if a_served > 0.0:
+            self.refusal += (1.0 - keeps) * (min(max(a_refused / a_served, CHEAPEST), DEAREST) - self.refusal)
+
     cdef double affordable(self) noexcept nogil:
         # The share that would just keep the loop busy.
         cdef double able = self.speed * self.processor
         if self.asked_rate <= able:
             return 1.0
-        return max((able - REFUSAL * self.asked_rate) / ((1.0 - REFUSAL) * self.asked_rate), LEAST)
+        return max((able - self.refusal * self.asked_rate) / ((1.0 - self.refusal) * self.asked_rate), LEAST)
 
     cdef void step(self) noexcept nogil:
         cdef double excess = <double>self.shortest_us / (STANDING * self.target_us)

@@ -14,6 +14,7 @@ from kserve._wire import Wire, WireSite
 from kserve.serving import problems
 from kserve.serving.framing import Framing
 from kserve.serving.patterns import Patterns
+from kserve.serving.refusals import LONGEST, Refusals, Refused, remembered
 from kserve.serving.site import Front, Site, log
 
 if TYPE_CHECKING:
@@ -49,13 +50,28 @@ class Connection(web.RequestHandler):
     with its next byte; until then the keep-alive time-out holds it, like any idle connection.
     """
 
-    __slots__ = ("_body", "_framing", "_head_timer", "_send_timer", "_site", "_unread", "_wire", "data_received")
+    __slots__ = (
+        "_body",
+        "_framing",
+        "_head_timer",
+        "_latest",
+        "_refusals",
+        "_refused",
+        "_send_timer",
+        "_site",
+        "_unread",
+        "_wire",
+        "data_received",
+    )
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # the slot takes the place of the method
 
     def __init__(self, manager: Server, site: Front, wires: WireSite, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._site = site
+        self._refusals = manager.refusals
+        self._refused: Refused | None = None
+        self._latest = b""
         self._wire = Wire(wires, self)
         self.data_received = self._wire.data_received  # for uvloop to call C at once, without a method of ours between
         self._framing = Framing()
@@ -94,6 +110,9 @@ class Connection(web.RequestHandler):
         All at once it would forget good requests when a bad one comes behind them, and what comes behind an upgrade
         that nobody offers. It gets no more than it has room for; for the rest it asks with an empty read.
         """
+        if self._refused is not None and self._refused_again(self._refused, data):
+            return
+        self._latest = data if len(data) <= LONGEST else b""
         data, self._unread = self._unread + data, b""
         if not data:
             self._feed(b"")
@@ -103,6 +122,23 @@ class Connection(web.RequestHandler):
             self._feed(data[at:end])
             at = end
         self._unread = data[at:]
+
+    def turned_away(self, klass: int, caller: int) -> None:
+        """The request that is being answered was; the like of it can be turned away for less."""
+        if self._refusals is not None and not self._messages:
+            self._refused = remembered(self._latest, klass, caller)
+
+    def _refused_again(self, refused: Refused, data: bytes) -> bool:
+        """Turn away the like of what was turned away before, if that would still be."""
+        if self._refusals is None or not refused.is_like(data) or not self.may_leave():
+            return False
+        answer = self._refusals.answer(refused, self)
+        if answer is None or self.transport is None:
+            self._refused = None
+            return False
+        self.transport.write(answer)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        return True
 
     def _feed(self, data: bytes) -> None:
         """Watch whether a request head is whole, begun, or not in question."""
@@ -254,6 +290,7 @@ class Server(web.Server):
         super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
         self._site = site
         self.wires = compiled(site)
+        self.refusals = Refusals(site) if isinstance(site, Site) else None
         self.after_loss: Callable[[], None] | None = None
         """Called when a connection has ended."""
 

@@ -48,6 +48,8 @@ SHOW_EVERY = 20
 """Probes between two updates of what metrics show."""
 
 HOUR = 3600
+READS = (0, 1)
+"""Classes whose handlers wait for nothing."""
 
 
 class Connection(Protocol):
@@ -81,7 +83,7 @@ class Shedding:
         self._probes = 0
 
     def admit(self, klass: int, caller: int, connection: Any = None) -> None:
-        """Raises Problem ``overloaded`` for a request that is to be turned away; its :class:`Connection` is then paused.
+        """Raises Problem ``overloaded`` for a request that is turned away; its :class:`Connection` is then paused.
 
         ``klass``: the number of its class in CLASS_NAMES. ``caller``: 64 bits that stay the same for a caller.
         """
@@ -201,7 +203,7 @@ class Flight:
 
     A gradient limit. How long a wait takes while hardly anyone waits is the measure; where waits take more than twice
     as long the limit shrinks with their ratio, else it grows by its square root. The last class is turned away at the
-    limit, each one before it a fifth later, the first at twice the limit.
+    limit, each one before it a fifth of it later.
     """
 
     FEWEST, MOST, FIRST = 4.0, 1000.0, 16.0
@@ -216,8 +218,8 @@ class Flight:
         """Seconds of a wait when at most half of FEWEST wait."""
 
     def has_room(self, klass: int) -> bool:
-        """Whether one more of this class may wait; always, while nobody does."""
-        return self.waiting < self.limit * (2 - klass / (len(CLASS_NAMES) - 1))
+        """Whether one more of this class may wait; reads never do, and are never asked to."""
+        return klass in READS or self.waiting < self.limit * (2 - klass / (len(CLASS_NAMES) - 1))
 
     async def run(self, work: asyncio.Future[Any]) -> Any:
         """What ``work`` ends in; it is in flight until then."""
