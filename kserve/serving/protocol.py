@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from kserve._tally import Counter
 from kserve._wire import Wire, WireSite
 from kserve.serving import problems
 from kserve.serving.framing import Framing
@@ -207,6 +208,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer is sent in part; the connection cannot be used any more")
         if status < 500 and exc is not None:
+            self._count(Counter.MALFORMED)
             return self._refuse(request, problems.of_parser(exc))
         log.error("request failed outside of its handler", exc_info=exc)
         return self._refuse(request, problems.internal())
@@ -220,6 +222,7 @@ class Connection(web.RequestHandler):
                 resp = self._refuse(request, problems.of_aiohttp(resp, request.path))
             elif resp.status == SLOW:
                 self._lingering_time = 0.0  # it has been waited for long enough
+                self._count(Counter.CONNECTIONS_TIMED_OUT)
         timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
         try:
             return await super().finish_response(request, resp, start_time)
@@ -229,6 +232,7 @@ class Connection(web.RequestHandler):
     def _cut(self) -> None:
         """The client does not read: what is not sent by now never will be."""
         if self.transport is not None:
+            self._count(Counter.CONNECTIONS_TIMED_OUT)
             self.transport.abort()
 
     async def start(self) -> None:
@@ -275,7 +279,12 @@ class Connection(web.RequestHandler):
             self._start_head_timer()  # an earlier request is still being answered; its client waits for us
             return
         self._head_timer = None
+        self._count(Counter.CONNECTIONS_TIMED_OUT)
         self.force_close()
+
+    def _count(self, counter: Counter) -> None:
+        if isinstance(self._site, Site):
+            self._site.tally.add(counter, 1)
 
 
 def compiled(site: Front) -> WireSite:
