@@ -30,6 +30,7 @@ NAMES = (
     "http_switch",
     "http_peers",
     "keys",
+    "leases",
     "limiter",
     "workers",
 )
