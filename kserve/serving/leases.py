@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from itertools import groupby, islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import structlog
+from msgspec import Struct
 
 from kserve._buckets import Buckets
 from kserve._limits import ALONE, LEASED, MEMORY, Limits, interval
@@ -55,7 +56,7 @@ STANDBY_SECONDS = 1.0
 HOST_BYTES = 8
 
 
-class LeaseState(NamedTuple):
+class LeaseState(Struct, frozen=True):
     """``mode``: leased, alone, or standby while another process of this host buys. ``since``: Unix time of that.
 
     ``hosts``: of the fleet, as far as is known. ``keys``: that have leases or owe. ``error``: why it is not leased.

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
@@ -29,7 +29,7 @@ from kserve.serving import metrics
 from kserve.serving.accepting import Door, Table, address_of, listening
 from kserve.serving.console import Console
 from kserve.serving.health import check_known_answer, limiting, process
-from kserve.serving.leases import LeaseThread
+from kserve.serving.leases import LeaseState, LeaseThread
 from kserve.serving.models import Limiting, Process
 from kserve.serving.pages import StatusPage, add, reply
 from kserve.serving.problems import Problem
@@ -58,13 +58,17 @@ class Worker(Struct, frozen=True):
 
 
 class HostReady(Struct, frozen=True):
-    """Some worker takes requests, and the versions that are served answer a known question rightly."""
+    """Some worker takes requests, and the versions that are served answer a known question rightly.
+
+    ``leases``: how the buyer of leases fares; null without Redis.
+    """
 
     status: Literal["ready"]
     versions: list[str]
     wanted: int
     workers: list[Worker]
     limits: Limiting
+    leases: LeaseState | None
     processes: list[Process]
 
 
@@ -85,7 +89,8 @@ def make_office(settings: Settings, places: Table) -> tuple[web.Application, Fro
     StatusPage(front).mount(app)
     if settings.console:
         Console(front).mount(app)
-    HostHealth(front, places).mount(app)
+    app[HEALTH] = HostHealth(front, places)
+    app[HEALTH].mount(app)
     app.cleanup_ctx.append(_beside)
     app[FRONT] = front
     return app, front
@@ -100,6 +105,8 @@ async def _beside(app: web.Application) -> AsyncIterator[None]:
     threads = list(_threads(settings, tally))
     for thread in threads:
         thread.start()
+        if isinstance(thread, LeaseThread):
+            app[HEALTH].leases = thread.state
     yield
     await asyncio.gather(*(asyncio.to_thread(thread.stop) for thread in threads))
     tally.leave()
@@ -123,6 +130,7 @@ class HostHealth:
         self._roster = Roster(self._catalog.roster)
         self._buckets = Buckets(Limits(limits_file(front.settings.data)))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kserve-health")
+        self.leases: Callable[[], LeaseState | None] = lambda: None
 
     def mount(self, app: web.Application) -> None:
         """Add the routes."""
@@ -149,7 +157,8 @@ class HostHealth:
             self._check(version)
         workers = [Worker(place.pid, place.state, place.connections) for place in places]
         processes = [process(seat) for seat in seats]
-        return HostReady("ready", versions, len(self._places), workers, limiting(self._buckets), processes)
+        limits, leases = limiting(self._buckets), self.leases()
+        return HostReady("ready", versions, len(self._places), workers, limits, leases, processes)
 
     def _seats(self) -> list[SeatView]:
         """A roster that cannot be read makes nobody unready."""
@@ -165,6 +174,9 @@ class HostHealth:
 
     async def _stop(self, app: web.Application) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+HEALTH = web.AppKey("health", HostHealth)
 
 
 async def serve(settings: Settings, listener: socket.socket, places: Table, stopped: asyncio.Event) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import redises
@@ -357,3 +359,16 @@ def test_no_password_is_told() -> None:
     text = told(ResponseError(f"cannot reach {url} with s@crt or s%40crt"), url)
     assert "crt" not in text
     assert text.startswith("ResponseError: cannot reach ***")
+
+
+async def test_a_user_with_the_permissions_that_are_documented_is_enough(
+    single: redises.Server, till_of: TillOf
+) -> None:
+    found = re.search(r"`(\+evalsha [^`]*)`", (Path(__file__).parents[2] / "docs" / "fleet.md").read_text())
+    assert found is not None
+    with single.client() as client:
+        client.execute_command("ACL", "SETUSER", "kserve", "on", ">s3cret", *found[1].split())
+    till = till_of(Settings(redis=f"redis://kserve:s3cret@127.0.0.1:{single.port}/0"))
+    assert await till.heartbeat() >= 1
+    await till.heartbeat(0)
+    assert (await till.buy([fresh()], [(GONE, 100, 75, 500, 0, 0, 1, 5, -1, 0)], TTL))[0].granted == 5
