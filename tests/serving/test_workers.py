@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from serving.hammer import REQUEST, Hammer, answer
-from serving.processes import KSERVE, Served, servers, until
+from serving.processes import KSERVE, USUAL, Served, servers, until
 from serving.support import request
 
 pytestmark = pytest.mark.heavy
@@ -227,6 +227,21 @@ def test_a_worker_that_cannot_start_is_tried_again(data: Path) -> None:
         finally:
             current.write_bytes(kept)
         until(lambda: len(server.ready()["workers"]) == 2 and server.ready()["workers"][0]["state"] == "open")
+
+
+def test_a_server_whose_workers_cannot_start_ends(data: Path) -> None:
+    """The arbiter looks at the structure of the snapshot, the workers at every byte."""
+    (path,) = data.glob("snapshots/*/snapshot.kss")
+    whole = bytearray(path.read_bytes())
+    path.unlink()
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    environment = os.environ | {f"KSERVE_{name.upper()}": value for name, value in USUAL.items()}
+    command = [*KSERVE, "serve", "--port", "0", "--verify-at-open", "full", "--data", str(data)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert ended.returncode == 1
+    assert "not a usable snapshot" in ended.stderr
+    assert '"listening"' not in ended.stderr
 
 
 def test_without_descriptors_it_waits_and_goes_on(data: Path) -> None:
