@@ -195,6 +195,6 @@ cdef inline bint touch(Slot *slot, uint64_t tag) noexcept nogil:
     cdef int64_t tat
     while get(&slot.tag) == tag:
         tat = get_time(&slot.tat)
-        if swap_pair(slot, tag, tat, tag, tat + 1):
+        if swap_pair(slot, tag, tat, tag, <uint64_t>tat + 1):
             return True
     return False

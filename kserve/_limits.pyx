@@ -246,7 +246,7 @@ cdef class Limits:
                 if swap_pair(slot, tag, tat, insertion.tag, terms.now) and tag:
                     add(&self.head.evicted, 1)
             else:
-                swap_pair(slot, tag, tat, tag, tat + 1)  # so that who is late to complete the same fails
+                swap_pair(slot, tag, tat, tag, <uint64_t>tat + 1)  # so that who is late to complete the same fails
         swap_pair(
             &self.insertions[home], insertion.tag, insertion.number, 0, (insertion.number | 0xFF) + 1
         )
@@ -427,7 +427,7 @@ cdef bint spend(Slot *slot, uint64_t tag, const Limit *limit, Terms *terms, Verd
         word = get(&slot.quota)
         if get(&slot.tag) != tag:
             break
-        if tat - terms.now > ceiling and not terms.replayed:
+        if tat > terms.now + ceiling and not terms.replayed:
             terms.now = now_us()  # or a clock read long ago would look like a limit that has changed
         if not charged:
             day = terms.day
