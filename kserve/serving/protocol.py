@@ -143,14 +143,16 @@ class Connection(web.RequestHandler):
 
     def _feed(self, data: bytes) -> None:
         """Watch whether a request head is whole, begun, or not in question."""
-        seen = self._request_count
-        in_body = not self._body.is_eof()
+        seen, body = self._request_count, self._body
+        in_body = not body.is_eof()
         super().data_received(data)
-        found = self._request_count - seen
-        self._framing.follow(data, [self._messages[i][0] for i in range(-found, 0)])
+        found = [self._messages[i][0] for i in range(seen - self._request_count, 0)]
+        self._framing.follow(data, found)
         if found:
             self._body = self._messages[-1][1]
             self.stop_clock()
+            if not body.is_eof():
+                _break_off(body, found[0])
         elif data and not in_body and self._head_timer is None:
             self._start_head_timer()
 
@@ -285,6 +287,14 @@ class Connection(web.RequestHandler):
     def _count(self, counter: Counter) -> None:
         if isinstance(self._site, Site):
             self._site.tally.add(counter, 1)
+
+
+def _break_off(body: Any, error: object) -> None:
+    """What came is no request: it is where the parser gave up in a body, which aiohttp only tells the next handler."""
+    exception = getattr(error, "exc", None)
+    if exception is not None:
+        body.set_exception(web.RequestPayloadError(problems.of_parser(exception).detail))
+    body.feed_eof()
 
 
 def compiled(site: Front) -> WireSite:
