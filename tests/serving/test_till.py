@@ -121,7 +121,7 @@ class TestContract(LimitsContract):
         made.close()
 
     def test_decides_as_the_oracle_does_whatever_happens(self, shop: Settings) -> None:
-        steps = settings(max_examples=15, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow])
+        steps = settings(max_examples=8, stateful_step_count=20, suppress_health_check=[HealthCheck.too_slow])
         run_state_machine_as_test(machine(lambda: Shop(shop), tiers=TIERS[:-1]), settings=steps)
 
 
@@ -178,7 +178,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(managed=st.integers(1, 40), quota=st.none() | st.integers(0, 60), steps=STEPS)
 def test_sells_what_a_plain_model_sells(shop: Settings, managed: int, quota: int | None, steps: list) -> None:
     model = Model(managed, -1 if quota is None else quota)
