@@ -18,6 +18,9 @@ cdef enum:                      # what a header is to an answer
     API_KEY = 4
     IF_NONE_MATCH = 5
     REQUEST_ID = 6
+    ACCEPT = 7
+    CONTENT_TYPE = 8
+    CONTENT_LENGTH = 9
 
 cdef enum:
     MAX_DIGITS = 20
@@ -25,6 +28,7 @@ cdef enum:
     MAX_NAME = 32
     MAX_NAMES = 64              # one bit for each of them
     MAX_REQUEST_ID = 64
+    MAX_LENGTH = 9              # digits of a Content-Length
 
 cdef enum:                      # what a byte may be part of
     KEY_BYTE = 1
@@ -37,11 +41,14 @@ UNDERSTOOD = {
     "x-api-key": API_KEY,
     "if-none-match": IF_NONE_MATCH,
     "x-request-id": REQUEST_ID,
+    "accept": ACCEPT,
+    "content-type": CONTENT_TYPE,
+    "content-length": CONTENT_LENGTH,
 }
 
 HARMLESS = frozenset(
     """
-    accept accept-charset accept-encoding accept-language baggage cache-control cf-connecting-ip cf-ipcountry cf-ray
+    accept-charset accept-encoding accept-language baggage cache-control cf-connecting-ip cf-ipcountry cf-ray
     cookie dnt forwarded from if-modified-since keep-alive origin pragma priority purpose referer sec-ch-ua
     sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user sec-gpc traceparent
     tracestate true-client-ip upgrade-insecure-requests user-agent via x-amzn-trace-id x-b3-parentspanid x-b3-sampled
@@ -94,7 +101,9 @@ cdef const char *parse(const char *at, const char *end, Plain *plain) noexcept n
     at = request_line(at, end, plain)
     while at != NULL and not (end - at >= 2 and at[0] == c"\r" and at[1] == c"\n"):
         at = header(at, end, plain, &seen, &host)
-    return at + 2 if at != NULL and host else NULL
+    if at == NULL or not host:
+        return NULL
+    return at + 2 if plain.form == SCORE else body(at + 2, end, plain)
 
 
 cdef inline bint begins(const char *at, const char *end, const char *text) noexcept nogil:
@@ -103,12 +112,15 @@ cdef inline bint begins(const char *at, const char *end, const char *text) noexc
 
 
 cdef inline const char *request_line(const char *at, const char *end, Plain *plain) noexcept nogil:
-    """Behind ``GET /v3/scores/{id}[?key=...] HTTP/1.1``; else NULL."""
+    """Behind ``GET /v3/scores/{id}[?key=...] HTTP/1.1`` or ``POST /v3/scores/batch HTTP/1.1``; else NULL."""
     if begins(at, end, b"GET /v3/scores/"):
         at += 15
     elif begins(at, end, b"HEAD /v3/scores/"):
         at += 16
         plain.head = True
+    elif begins(at, end, b"POST /v3/scores/batch HTTP/1.1\r\n"):
+        plain.form = BATCH
+        return at + 32
     else:
         return NULL
     plain.digits.at = at
@@ -123,6 +135,36 @@ cdef inline const char *request_line(const char *at, const char *end, Plain *pla
         if plain.key.length == 0:
             return NULL
     return at + 11 if begins(at, end, b" HTTP/1.1\r\n") else NULL
+
+
+cdef inline const char *body(const char *at, const char *end, Plain *plain) noexcept nogil:
+    """Behind the body of a batch that is all there, and is to be answered in the form that it has; else NULL."""
+    if plain.form == BATCH or plain.body.at == NULL or <size_t>(end - at) < plain.body.length:
+        return NULL
+    if plain.accept.at != NULL and not accepts(plain.accept, plain.form):
+        return NULL
+    plain.body.at = at
+    return at + plain.body.length
+
+
+cdef inline bint accepts(Text value, int form) noexcept nogil:
+    """Whether an Accept is for any type, or for this one alone."""
+    cdef size_t i
+    for i in range(2, value.length):
+        if memcmp(value.at + i - 2, b"*/*", 3) == 0:
+            return True
+    return form_of(value) == form
+
+
+cdef inline int form_of(Text value) noexcept nogil:
+    """The form of a batch of this type; BATCH for types that are not plain."""
+    if is_text(value, b"application/json"):
+        return JSON_BATCH
+    return RECORD_BATCH if is_text(value, b"application/octet-stream") else BATCH
+
+
+cdef inline bint is_text(Text value, const char *wanted) noexcept nogil:
+    return value.length == strlen(wanted) and memcmp(value.at, wanted, value.length) == 0
 
 
 cdef inline const char *number(const char *at, const char *end, uint64_t *found) noexcept nogil:
@@ -206,6 +248,11 @@ cdef inline bint takes(uint8_t kind, Text value, Plain *plain, bint *host) noexc
         if value.length <= MAX_REQUEST_ID and span(value.at, value.at + value.length, REQUEST_ID_BYTE)[0] == c"\r":
             plain.given = value
         return True
+    if kind == ACCEPT:
+        plain.accept = value
+        return True
+    if kind == CONTENT_TYPE or kind == CONTENT_LENGTH:
+        return plain.form != SCORE and takes_body(kind, value, plain)
     if plain.key.at != NULL:
         return False
     if kind == AUTHORIZATION:
@@ -215,6 +262,19 @@ cdef inline bint takes(uint8_t kind, Text value, Plain *plain, bint *host) noexc
         value.length -= 7
     plain.key = value
     return span(value.at, value.at + value.length, KEY_BYTE)[0] == c"\r"
+
+
+cdef inline bint takes_body(uint8_t kind, Text value, Plain *plain) noexcept nogil:
+    """Whether a batch with this type or this length is plain still."""
+    cdef uint64_t length = 0
+    if kind == CONTENT_TYPE:
+        plain.form = form_of(value)
+        return plain.form != BATCH
+    if value.length > MAX_LENGTH or number(value.at, value.at + value.length, &length) != value.at + value.length:
+        return False
+    plain.body.at = value.at    # there is one: it is found when the head ends
+    plain.body.length = length
+    return True
 
 
 cdef inline bint is_keep_alive(Text value) noexcept nogil:
@@ -271,7 +331,7 @@ def classify(bytes data not None):
         if after == NULL:
             found.append((at - start, end - start, "other"))
             break
-        found.append((at - start, after - start, "head" if plain.head else "get"))
+        found.append((at - start, after - start, "post" if plain.form else "head" if plain.head else "get"))
         at = after
     return found
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from kserve._core cimport Store
+from kserve._core cimport Snapshot, Store
 from kserve._json cimport MAX_CHANGES, MAX_UINT, SLACK
 from kserve._keyring cimport KeyEntry, Keyring
 from kserve._limits cimport Limits
@@ -27,6 +27,8 @@ cdef enum:                      # outcomes, in the order of OUTCOMES
     NO_SCORE
     UNCHANGED
     UNKNOWN
+    ITEMS                       # of a batch
+    RECORDS
     LIMITED_OUTCOME
     EXHAUSTED_OUTCOME
     OVERLOADED
@@ -59,6 +61,7 @@ cdef struct Answer:             # of one outcome
     Pattern body
 
 cdef struct Sent:               # an answer, as it is counted
+    int route
     int status
     int tier
 
@@ -68,6 +71,8 @@ cdef class Numbers:
 cdef class WireSite:
     cdef public bint on         # False: everything is for aiohttp
     cdef bint open              # those without a key are answered
+    cdef Py_ssize_t batch_limit
+    cdef size_t body_limit
     cdef Store store
     cdef Seat seat
     cdef Keyring keyring
@@ -103,6 +108,7 @@ cdef class WireSite:
     cdef const char *firsts[ROUND + 1]
     cdef char *out
     cdef size_t filled
+    cdef bytes body             # of the last answer that is written, behind all that is in `out`; None: it has none
     cdef Sent unsent[MAX_UNSENT]
     cdef int n_unsent
 
@@ -110,10 +116,12 @@ cdef class WireSite:
     cdef int learn(self, str version) except -1
     cdef const char *answer(self, Wire wire, const char *at, const char *end) except NULL
     cdef int read(self, const View *view, const char **at, const char *end) noexcept
-    cdef bint put(self, const View *view, const Plain *plain) noexcept
+    cdef bint put(self, Snapshot snapshot, const Plain *plain) except -1
     cdef int outcome_of(self, const View *view, const Plain *plain) noexcept
-    cdef int refusal_of(self, const KeyEntry *entry) noexcept
-    cdef int charged(self, const KeyEntry *entry, int outcome) noexcept
+    cdef int batch_outcome(self, Snapshot snapshot, const Plain *plain) except -3
+    cdef bint let_in(self, const Plain *plain, uint32_t scope, const KeyEntry **entry) noexcept
+    cdef int refusal_of(self, const KeyEntry *entry, int klass) noexcept
+    cdef int charged(self, const KeyEntry *entry, int outcome, int64_t cost) noexcept
     cdef int found(
         self, const View *view, const Plain *plain, int64_t slot, uint16_t score, const KeyEntry *entry
     ) noexcept
@@ -121,6 +129,7 @@ cdef class WireSite:
     cdef Text whole_tag(self) noexcept
     cdef Text name_of(self, const Plain *plain) noexcept
     cdef bint flush(self, Wire wire) except -1
+    cdef bytes unsent_from(self, size_t sent, size_t length)
 
 cdef class Wire:
     cdef WireSite site

@@ -8,36 +8,45 @@ import re
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int64_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from kserve._batch cimport Asked, ids_of_bytes, ids_of_json
 from kserve._core cimport Snapshot
 from kserve._json cimport MAX_UINT, SLACK, put_changes, put_literal, put_points, put_text, put_uint
+from kserve._keyring cimport BATCH as BATCH_SCOPE
 from kserve._keyring cimport KEY_ID, SCORE_READ, SITE, KeyEntry
 from kserve._limits cimport ADMITTED, EXHAUSTED, Limit, Verdict, now_us
-from kserve._plain cimport Plain, Text, matches, parse
+from kserve._plain cimport JSON_BATCH, SCORE, Plain, Text, matches, parse
 from kserve._roster cimport count_hundredths, remember
-from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_SCORE, TIER_OPEN
+from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_BATCH, ROUTE_SCORE, TIER_OPEN
 from kserve._view cimport View, find_slot, prefetch
 from kserve.layout cimport EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNSCORED, Line, home_line
 
 __all__ = ["GAPS", "OUTCOMES", "Numbers", "Wire", "WireSite"]
 
 GAPS = "IPCWRLDFS"
-OUTCOMES = ("scored", "unscored", "unchanged", "unknown", "limited", "exhausted", "overloaded")
+OUTCOMES = ("scored", "unscored", "unchanged", "unknown", "items", "records", "limited", "exhausted", "overloaded")
 
 cdef enum:
     SCORE_COST = 1
     SITE_READS = 0              # classes of shedding
     PARTNER_READS = 1
+    BATCHES = 2
     NOBODY = 0                  # who asks without a key, as shedding tells callers apart
     MICROSECONDS = 1_000_000
     NANOSECONDS = 1_000_000_000
     DAY_SECONDS = 86_400
 
 cdef extern from "<sys/socket.h>" nogil:
-    ssize_t send(int descriptor, const void *data, size_t length, int flags)
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int descriptor, const msghdr *message, int flags)
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
 
@@ -96,6 +105,7 @@ cdef class WireSite:
         self.keyring, self.limits = site.keys.keyring, site.limits
         self.shedder, self.stale, self.pause = site.shedding.shedder, site.shedding.stale, site.shedding.pause
         self.open = site.settings.open
+        self.batch_limit, self.body_limit = site.settings.batch_limit, site.settings.body_limit
         self.gaps[POINTS_GAP].at = self.points
         self.gaps[CHANGES_GAP].at = self.changes
         self.gaps[LENGTH_GAP].at = self.length
@@ -140,6 +150,8 @@ cdef class WireSite:
         cdef int n, i
         if snapshot is None:
             return at
+        self.filled = self.n_unsent = 0  # whatever an error has left belongs to somebody else
+        self.body = None
         self.started_ns = now_ns()
         self.renew(snapshot.version)
         self.is_stale = len(self.stale) > 0 and wire.connection in self.stale
@@ -148,11 +160,11 @@ cdef class WireSite:
         while n == ROUND:
             n = self.read(&snapshot.view, &at, end)
             for i in range(n):
-                if not self.put(&snapshot.view, &self.asked[i]):
+                if not self.put(snapshot, &self.asked[i]):
                     self.flush(wire)
                     return self.firsts[i]
                 if (
-                    (self.filled > OUT_SIZE - MAX_ANSWER or self.n_unsent == MAX_UNSENT)
+                    (self.filled > OUT_SIZE - MAX_ANSWER or self.n_unsent == MAX_UNSENT or self.body is not None)
                     and not self.flush(wire)
                 ):
                     return self.firsts[i + 1]
@@ -168,26 +180,34 @@ cdef class WireSite:
             after = parse(at[0], end, &self.asked[n])
             if after == NULL:
                 break
-            prefetch(&view.lines[home_line(self.asked[n].profile_id, view.n_lines)])
+            if self.asked[n].form == SCORE:
+                prefetch(&view.lines[home_line(self.asked[n].profile_id, view.n_lines)])
             n += 1
             self.firsts[n] = at[0] = after
         return n
 
-    cdef bint put(self, const View *view, const Plain *plain) noexcept:
+    cdef bint put(self, Snapshot snapshot, const Plain *plain) except -1:
         """Write one answer, and count it; False when aiohttp shall answer: then nothing is written or counted."""
-        cdef int outcome = self.outcome_of(view, plain)
         cdef const Answer *answer
         cdef char *at = self.out + self.filled
+        cdef size_t length
+        cdef int outcome
+        if plain.form == SCORE:
+            outcome = self.outcome_of(&snapshot.view, plain)
+        else:
+            outcome = self.batch_outcome(snapshot, plain)
         if outcome == NOT_OURS:
             return False
         answer = &self.answers[outcome]
         self.gaps[ID_GAP] = plain.digits
         self.gaps[REQUEST_ID_GAP] = self.name_of(plain)
-        self.gaps[LENGTH_GAP].length = put_uint(self.length, length_of(&answer.body, self.gaps)) - self.length
+        length = length_of(&answer.body, self.gaps) if self.body is None else PyBytes_GET_SIZE(self.body)
+        self.gaps[LENGTH_GAP].length = put_uint(self.length, length) - self.length
         at = fill(at, &answer.head, self.gaps)
         if not plain.head:
             at = fill(at, &answer.body, self.gaps)
         self.filled = at - self.out
+        self.unsent[self.n_unsent].route = ROUTE_SCORE if plain.form == SCORE else ROUTE_BATCH
         self.unsent[self.n_unsent].status = answer.status
         self.unsent[self.n_unsent].tier = self.tier
         self.n_unsent += 1
@@ -201,24 +221,55 @@ cdef class WireSite:
         cdef int outcome
         if score > HIGHEST_SCORE and score != UNSCORED:
             return NOT_OURS     # the snapshot is damaged
-        if plain.key.at != NULL:
-            entry = self.keyring.find(plain.key.at, plain.key.length)
-            if entry == NULL or not entry.scopes & SCORE_READ:
-                return NOT_OURS
-        elif not self.open:
+        if not self.let_in(plain, SCORE_READ, &entry):
             return NOT_OURS
-        self.tier = TIER_OPEN if entry == NULL else entry.tier
-        self.gaps[FIELDS_GAP].length = 0
-        outcome = self.refusal_of(entry)
+        outcome = self.refusal_of(entry, SITE_READS if entry != NULL and entry.priority == SITE else PARTNER_READS)
         if outcome == ADMITTED_OUTCOME and plain.wanted.at == NULL:
-            outcome = self.charged(entry, outcome)
+            outcome = self.charged(entry, outcome, SCORE_COST)
         if outcome != ADMITTED_OUTCOME:
             return outcome
         return self.found(view, plain, slot, score, entry)
 
-    cdef int refusal_of(self, const KeyEntry *entry) noexcept:
+    cdef int batch_outcome(self, Snapshot snapshot, const Plain *plain) except -3:
+        """The same of a batch. What is not all plain ids is read by aiohttp's handler, before anything is charged."""
+        cdef const KeyEntry *entry = NULL
+        cdef Asked asked
+        cdef int64_t cost
+        cdef int outcome
+        if plain.body.length > self.body_limit or not self.let_in(plain, BATCH_SCOPE, &entry):
+            return NOT_OURS
+        content = PyBytes_FromStringAndSize(plain.body.at, plain.body.length)
+        asked = ids_of_json(content, self.batch_limit) if plain.form == JSON_BATCH else ids_of_bytes(content)
+        if asked is None or asked.total > self.batch_limit:
+            return NOT_OURS
+        cost = max(1, asked.total)
+        if entry != NULL and (cost > entry.limit.burst or 0 < entry.limit.quota < cost):
+            return NOT_OURS     # never
+        outcome = self.refusal_of(entry, BATCHES)
+        if outcome == ADMITTED_OUTCOME:
+            outcome = self.charged(entry, ITEMS if plain.form == JSON_BATCH else RECORDS, cost)
+        if outcome == ITEMS:
+            self.body = asked.json(snapshot, self.seat)
+        elif outcome == RECORDS:
+            self.body = asked.records(snapshot, self.seat)
+        if self.counters != NULL:
+            self.counters.requests += self.body is not None
+        return outcome
+
+    cdef bint let_in(self, const Plain *plain, uint32_t scope, const KeyEntry **entry) noexcept:
+        """Whether the caller, NULL for nobody known, has this scope; if not, aiohttp says why."""
+        if plain.key.at != NULL:
+            entry[0] = self.keyring.find(plain.key.at, plain.key.length)
+            if entry[0] == NULL or not entry[0].scopes & scope:
+                return False
+        elif not self.open:
+            return False
+        self.tier = TIER_OPEN if entry[0] == NULL else <int>entry[0].tier
+        self.gaps[FIELDS_GAP].length = 0
+        return True
+
+    cdef int refusal_of(self, const KeyEntry *entry, int klass) noexcept:
         """OVERLOADED, or ADMITTED_OUTCOME."""
-        cdef int klass = SITE_READS if entry != NULL and entry.priority == SITE else PARTNER_READS
         cdef uint64_t caller = NOBODY if entry == NULL else entry.tag
         if self.is_stale:
             self.shedder.refuses(klass, caller)
@@ -229,13 +280,13 @@ cdef class WireSite:
         self.gaps[SECONDS_GAP].length = put_uint(self.seconds, self.shedder.retry_after()) - self.seconds
         return OVERLOADED
 
-    cdef int charged(self, const KeyEntry *entry, int outcome) noexcept:
+    cdef int charged(self, const KeyEntry *entry, int outcome, int64_t cost) noexcept:
         """This outcome, when the caller's limit allows it; else the refusal."""
         cdef Verdict verdict
         cdef int64_t wait
         if entry == NULL:
             return outcome
-        self.limits.decide(entry.tag, entry.id, KEY_ID, &entry.limit, SCORE_COST, now_us(), &verdict)
+        self.limits.decide(entry.tag, entry.id, KEY_ID, &entry.limit, cost, now_us(), &verdict)
         self.gaps[FIELDS_GAP].length = put_fields(self.fields, &entry.limit, &verdict) - self.fields
         if verdict.outcome == ADMITTED:
             return outcome
@@ -252,10 +303,10 @@ cdef class WireSite:
         cdef const Line *line
         self.count(plain.profile_id, score)
         if slot < 0:
-            return self.charged(entry, UNKNOWN) if plain.wanted.at != NULL else UNKNOWN
+            return self.charged(entry, UNKNOWN, SCORE_COST) if plain.wanted.at != NULL else UNKNOWN
         self.gaps[ROW_GAP].length = put_uint(<char *>self.gaps[ROW_GAP].at, slot) - self.gaps[ROW_GAP].at
         if plain.wanted.at != NULL:
-            outcome = UNCHANGED if matches(plain.wanted, self.whole_tag()) else self.charged(entry, SCORED)
+            outcome = UNCHANGED if matches(plain.wanted, self.whole_tag()) else self.charged(entry, SCORED, SCORE_COST)
         if self.counters != NULL:
             self.counters.requests += outcome == SCORED or outcome == UNCHANGED
         if outcome != SCORED:
@@ -296,26 +347,40 @@ cdef class WireSite:
 
     cdef bint flush(self, Wire wire) except -1:
         """Send what is written. False when the client does not read, and all the rest has to wait for it."""
-        cdef size_t length = self.filled
-        cdef ssize_t sent
+        cdef iovec parts[2]
+        cdef msghdr message
+        cdef ssize_t length = self.filled, sent
         cdef int64_t took
         cdef int i, n = self.n_unsent
-        cdef bytes rest
         if n == 0:
             return True
-        self.filled = self.n_unsent = 0
-        sent = send(wire.descriptor, self.out, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+        memset(&message, 0, sizeof(message))
+        message.msg_iov, message.msg_iovlen = parts, 1
+        parts[0].iov_base, parts[0].iov_len = self.out, length
+        if self.body is not None:
+            message.msg_iovlen = 2
+            parts[1].iov_base, parts[1].iov_len = PyBytes_AS_STRING(self.body), PyBytes_GET_SIZE(self.body)
+            length += PyBytes_GET_SIZE(self.body)
+        sent = sendmsg(wire.descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
         took = wire.answered() - self.started_ns
         for i in range(n):
-            self.tally.count(ROUTE_SCORE, self.unsent[i].status, self.unsent[i].tier, COMPILED, took)
-        if sent != <ssize_t>length:
-            sent = max(sent, 0)
-            rest = PyBytes_FromStringAndSize(self.out + sent, length - sent)
+            self.tally.count(self.unsent[i].route, self.unsent[i].status, self.unsent[i].tier, COMPILED, took)
+        rest = None if sent == length else self.unsent_from(max(sent, 0), self.filled)
+        self.filled = self.n_unsent = 0
+        self.body = None
+        if rest is not None:
             wire.held = not wire.connection.finish(rest)
         if self.has_shed and not wire.held:
             self.has_shed = False
             self.pause(wire.connection)
         return not wire.held
+
+    cdef bytes unsent_from(self, size_t sent, size_t length):
+        """What the socket did not take, of what is written and the body behind it."""
+        cdef bytes body = b"" if self.body is None else self.body
+        if sent < length:
+            return PyBytes_FromStringAndSize(self.out + sent, length - sent) + body
+        return body[sent - length:]
 
 
 cdef class Wire:

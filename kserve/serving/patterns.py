@@ -15,7 +15,7 @@ from aiohttp import web
 from kserve._limits import EXHAUSTED, LIMITED, Decision
 from kserve._wire import GAPS, OUTCOMES
 from kserve.errors import UnknownProfile
-from kserve.serving import models, problems, ratelimits
+from kserve.serving import bodies, models, problems, ratelimits
 from kserve.serving.admission import Fields
 from kserve.serving.problems import Problem
 from kserve.serving.shedding import DETAIL
@@ -51,6 +51,8 @@ class Patterns:
             "unscored": paid.cacheable(unscored, etag),
             "unchanged": unpaid.not_modified(etag),
             "unknown": paid.refuse(problems.of_kserve(UnknownProfile(ID, version))),
+            "items": paid.whole(b"", bodies.JSON),
+            "records": paid.whole(b"", bodies.BINARY),
             "limited": unpaid.refuse(_refused(LIMITED)),
             "exhausted": unpaid.refuse(_refused(EXHAUSTED)),
             "overloaded": unpaid.refuse(problem),
