@@ -100,8 +100,12 @@ def headlines(found: Sample) -> list[str]:
 def _limits(limits: Limits) -> str:
     redis = {None: None, True: "Redis answers", False: "REDIS DOES NOT ANSWER"}[limits.redis_up]
     counts = ((limits.hosts, "hosts"), (limits.buckets, "buckets"), (limits.leased_tokens, "leased tokens"))
-    known = [limits.mode, redis, *(f"{count:,} {what}" for count, what in counts if count is not None)]
+    known = [limits.mode, redis, *(_of(count, what) for count, what in counts if count is not None)]
     return f"limits: {', '.join(text for text in known if text) or 'nobody says'}"
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count:,} {what if count != 1 else what[:-1]}"
 
 
 def sections(found: Sample) -> Iterator[Section]:
