@@ -33,6 +33,7 @@ NAMES = (
     "leases",
     "limiter",
     "workers",
+    "overload",
 )
 PEERS = (
     *("dict", "searchsorted", "lmdb", "rocksdb", "redis", "duckdb", "numpy", "pyarrow", "nginx", "fastapi"),

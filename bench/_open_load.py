@@ -17,6 +17,7 @@ from typing import Any, Literal
 from hdrh.histogram import HdrHistogram
 
 from bench._harness import Skip, plain_environment
+from bench._servers import core
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ["-O3", "-march=native", "-Wall", "-Wextra"]
@@ -143,11 +144,9 @@ class Result:
         return whole
 
 
-def offer(plan: Plan, cache: Path, core: int | None = None) -> Result:
-    """Carry a plan out, on a core of its own. Raises Skip without a C compiler, RuntimeError when it fails."""
-    command = [str(_compiled(cache))]
-    if core is not None:
-        command = ["taskset", "-c", str(core), *command]
+def offer(plan: Plan, cache: Path) -> Result:
+    """Carry a plan out, on the last core. Raises Skip without a C compiler, RuntimeError when it fails."""
+    command = [*core(-1), str(_compiled(cache))]
     with tempfile.TemporaryDirectory(prefix="kserve-bench-") as folder:
         ended = subprocess.run(
             command, input=plan.lines(Path(folder)), capture_output=True, text=True, env=plain_environment()

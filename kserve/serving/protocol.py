@@ -13,7 +13,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from kserve._tally import Counter
 from kserve._wire import Wire, WireSite
 from kserve.serving import problems
-from kserve.serving.framing import Framing
+from kserve.serving.framing import MAX_HEAD, Framing
 from kserve.serving.patterns import Patterns
 from kserve.serving.refusals import LONGEST, Refusals, Refused, remembered
 from kserve.serving.site import Front, Site, log
@@ -48,12 +48,14 @@ class Connection(web.RequestHandler):
 
     The header time-out runs from the moment the connection is open, and on a kept-alive one from the first byte of the
     next request. A part of a request that aiohttp read together with the end of the one before it starts the time-out
-    with its next byte; until then the keep-alive time-out holds it, like any idle connection.
+    with its next byte; until then the keep-alive time-out holds it, like any idle connection. A head that grows beyond
+    64 KiB without an end ends the connection.
     """
 
     __slots__ = (
         "_body",
         "_framing",
+        "_head_size",
         "_head_timer",
         "_latest",
         "_refusals",
@@ -78,6 +80,7 @@ class Connection(web.RequestHandler):
         self._framing = Framing()
         self._unread = b""
         self._body: Any = EMPTY_PAYLOAD
+        self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -153,8 +156,13 @@ class Connection(web.RequestHandler):
             self.stop_clock()
             if not body.is_eof():
                 _break_off(body, found[0])
-        elif data and not in_body and self._head_timer is None:
-            self._start_head_timer()
+            self._head_size = 0
+        elif data and not in_body:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self.force_close()
+            elif self._head_timer is None:
+                self._start_head_timer()
 
     def may_leave(self) -> bool:
         """Whether aiohttp has answered and sent everything, and has no part of what is read next."""
