@@ -242,10 +242,10 @@ def bring_names(path, start, count):
 def test_a_name_that_all_bring_at_once_has_one_bucket(path):
     Limits(path)
     start = time.monotonic() + 0.1
-    found = results(*(Forked(bring_names, path, start, 20_000) for _ in range(4)))
-    assert sorted(number for numbers in found for number in numbers) == list(range(20_000))
+    found = results(*(Forked(bring_names, path, start, 8000) for _ in range(4)))
+    assert sorted(number for numbers in found for number in numbers) == list(range(8000))
     names = [bucket.name for bucket in Buckets(Limits(path)).all()]
-    assert len(names) == len(set(names)) == 20_000
+    assert len(names) == len(set(names)) == 8000
 
 
 def bring_many(path, seed, count):
