@@ -53,6 +53,7 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
+        "_answered",
         "_body",
         "_framing",
         "_head_size",
@@ -80,6 +81,8 @@ class Connection(web.RequestHandler):
         self._framing = Framing()
         self._unread = b""
         self._body: Any = EMPTY_PAYLOAD
+        self._answered: Any = None
+        """The body of the last request that was answered."""
         self._head_size = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -155,7 +158,7 @@ class Connection(web.RequestHandler):
             self._body = self._messages[-1][1]
             self.stop_clock()
             if not body.is_eof():
-                _break_off(body, found[0])
+                self._break_off(body, found[0])
             self._head_size = 0
         elif data and not in_body:
             self._head_size += len(data)
@@ -163,6 +166,17 @@ class Connection(web.RequestHandler):
                 self.force_close()
             elif self._head_timer is None:
                 self._start_head_timer()
+
+    def _break_off(self, body: Any, error: object) -> None:
+        """What came is no request: it is where the parser gave up in a body, which aiohttp only tells the next handler.
+
+        The one that reads the body is told too, and who waits for its end waits no longer.
+        """
+        exception = getattr(error, "exc", None)
+        if exception is not None and body is not self._answered:
+            body.set_exception(web.RequestPayloadError(problems.of_parser(exception).detail))
+        if exception is not None:
+            body.feed_eof()
 
     def may_leave(self) -> bool:
         """Whether aiohttp has answered and sent everything, and has no part of what is read next."""
@@ -238,6 +252,7 @@ class Connection(web.RequestHandler):
             return await super().finish_response(request, resp, start_time)
         finally:
             timer.cancel()
+            self._answered = request.content
 
     def _cut(self) -> None:
         """The client does not read: what is not sent by now never will be."""
@@ -295,14 +310,6 @@ class Connection(web.RequestHandler):
     def _count(self, counter: Counter) -> None:
         if isinstance(self._site, Site):
             self._site.tally.add(counter, 1)
-
-
-def _break_off(body: Any, error: object) -> None:
-    """What came is no request: it is where the parser gave up in a body, which aiohttp only tells the next handler."""
-    exception = getattr(error, "exc", None)
-    if exception is not None:
-        body.set_exception(web.RequestPayloadError(problems.of_parser(exception).detail))
-    body.feed_eof()
 
 
 def compiled(site: Front) -> WireSite:

@@ -21,7 +21,7 @@ import pytest
 from aiohttp.http import HttpRequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving.corpus import BATCH, CORPUS, JSON, LAST, PLAIN, score
+from serving.corpus import BATCH, CORPUS, JSON, LAST, PLAIN, chunked, score
 from serving.support import DAY, FIRST_DAY, Server, Wire, publish, request, rows, serving
 
 from kserve._plain import HARMLESS, UNDERSTOOD, classify
@@ -321,6 +321,24 @@ def test_turned_off_or_draining_it_answers_nothing(pair: Pair, published: Path) 
     server.close()
 
 
+BROKEN = {
+    "chunks": chunked(BATCH)[:-5] + b"zz\r\n",
+    "chunks at once": request("POST", "/v3/scores/batch", JSON, "Transfer-Encoding: chunked") + b"zz\r\n",
+    "chunks nobody reads": score("42", "Transfer-Encoding: chunked") + b"zz\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_body_that_breaks_off(pair: Pair, name: str) -> None:
+    """Is answered at once, however it is cut."""
+    data = BROKEN[name]
+    start = time.monotonic()
+    found = {same(pair, data[:cut], data[cut:]) for cut in (0, 30, data.index(b"zz"), len(data) - 2)}
+    assert len(found) == 1
+    assert b"malformed-request" in found.pop()
+    assert time.monotonic() - start < 5
+
+
 NAMES = sorted(HARMLESS | UNDERSTOOD.keys())
 NUMBERS = st.sampled_from(
     ["0", "7", "42", "999", "007", "18446744073709551615", "18446744073709551616", "4x2", "", "-1"]
@@ -364,7 +382,7 @@ class Reads:
 
 
 @given(requests(), st.binary(max_size=30))
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_what_is_plain_is_one_request_to_aiohttp_too(data: bytes, more: bytes) -> None:
     for start, end, kind in classify(data + more):
         assert (data + more)[start:end]
@@ -382,7 +400,7 @@ def test_what_is_plain_is_one_request_to_aiohttp_too(data: bytes, more: bytes) -
 
 
 @given(st.lists(requests(), min_size=1, max_size=4), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_whatever_is_asked(pair: Pair, asked: list[bytes], data: st.DataObject) -> None:
     """Ends with requests enough to fill a body that one of them may have announced, and to end the connection."""
     sent = b"".join(asked) + LAST * 2
