@@ -32,7 +32,7 @@ from kserve.settings import Settings
 WORKERS = 4
 CONNECTIONS = 64
 ROUNDS = 7
-ENDED = 10  # workers, one after the other, in a round
+ENDED, TOY_ENDED = 10, 1  # workers, one after the other, in a round
 CLIENTS = 4
 SHORT = 0.5  # seconds of short connections in a round
 OURS, UVLOOP, REUSEPORT = "Door", "create_server", "SO_REUSEPORT"
@@ -173,10 +173,10 @@ def rate(workers: Workers) -> float:
     return short.answered / SHORT
 
 
-def lost(workers: Workers) -> float:
-    """Connections that were refused, or never answered, while ten workers end and others take their place."""
+def lost(workers: Workers, ended: int) -> float:
+    """Connections that were refused, or never answered, while so many workers end and others take their place."""
     with Short(workers.port) as short:
-        for turn in range(ENDED):
+        for turn in range(ended):
             workers.replace(turn % WORKERS)
     return float(short.lost)
 
@@ -185,12 +185,13 @@ def measure(run: Run) -> Report:
     """Percent, connections a second, connections."""
     report = Report("workers", f"{WORKERS} workers on one port: how {CONNECTIONS} connections spread, what is lost")
     source = Data(run, min(run.profiles, 100_000)).catalog().data
-    settings = Settings(data=source, open=True, drain_timeout=2, console=False)
+    settings = Settings(data=source, open=True, drain_timeout=2)
+    ended = TOY_ENDED if run.toy else ENDED
     with _all(settings) as ways:
         for title, unit, question, more in (
             ("furthest from its share", "%", lambda found: furthest(found.port), False),
             ("short connections", "/s", rate, True),
-            ("lost while ten workers end", "", lost, False),
+            (f"lost while {ended} workers end", "", lambda found: lost(found, ended), False),
         ):
             say(title)
             asked: dict[str, Any] = {way: lambda q=question, f=found: q(f) for way, found in ways.items()}
