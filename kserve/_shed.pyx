@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (`self` is never None; with the check, methods of debug builds would need the GIL)
 """Who is served and who is turned away under overload: one look at a table for each request."""
 
 cimport cython
