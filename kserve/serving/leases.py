@@ -15,9 +15,9 @@ import structlog
 from msgspec import Struct
 
 from kserve._buckets import Buckets
-from kserve._limits import ALONE, LEASED, MEMORY, Limits, interval
+from kserve._limits import ALONE, KEY, LEASED, MEMORY, Limits, interval
 from kserve._tally import Counter, Gauge, Tally, Time
-from kserve.errors import Busy, StorageError
+from kserve.errors import Busy, KserveError
 from kserve.serving.books import TTL, Ask, Books, Seen, Terms, today
 from kserve.serving.keys import Keys, Watched
 from kserve.serving.tiers import Tiers
@@ -102,8 +102,8 @@ class KeyTerms:
 
     def refresh(self) -> None:
         """Take in what has changed. What cannot be read stays as it was; those who authenticate say so."""
-        self._tiers.refresh()
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(KserveError, OSError):
+            self._tiers.refresh()
             state = self._watched.state()
             if state != self._seen:
                 self._tier_of = {key.id: key.tier for key in self._keys.listed()}
@@ -138,6 +138,7 @@ class Buyer:
         """Buy until ``stop``, then give back what is left. Raises SettingError for an address that is none."""
         client_of(self._settings)
         self._go_alone()
+        self._recall()
         following = asyncio.create_task(self._follow_terms())
         try:
             while not stop.is_set():
@@ -149,10 +150,19 @@ class Buyer:
             following.cancel()
             await asyncio.gather(following, self._drop(), return_exceptions=True)
 
+    def _recall(self) -> None:
+        """What was spent at this host before there was a buyer, for Redis to be told."""
+        rows = []
+        for bucket in self._buckets.all():
+            terms = self._terms.get(bucket.name) if bucket.kind == KEY else None
+            if terms is not None and (bucket.full_us or bucket.used_today):
+                rows.append(Seen(bucket.name, terms, 0, 0, 0, bucket.leased, bucket.full_us, bucket.used_today))
+        self._books.see(rows, now_us(), alone=True)
+
     async def _follow_terms(self) -> None:
         while True:
-            await asyncio.to_thread(self._terms.refresh)
             await asyncio.sleep(TERMS_SECONDS)
+            await asyncio.to_thread(self._terms.refresh)
 
     async def _step(self) -> float:
         """One round, if there is a reason for one. Returns the seconds until the next step; raises nothing."""
