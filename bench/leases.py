@@ -25,9 +25,8 @@ from kserve.settings import Settings, Tier
 
 HOSTS = 3
 TIER = Tier(rate=2000, burst=1000)
-SECONDS = 2.0
+SECONDS, TOY_SECONDS = 2.0, 0.2
 ROUNDS = 5
-FIRSTS = 15
 MESSAGES = 100
 LEAST, MOST = 0.9, 1.0
 
@@ -58,14 +57,14 @@ def measure(run: Run) -> Report:
 
 
 async def _measure(run: Run, report: Report, settings: Settings) -> None:
-    rounds = run.rounds_or(ROUNDS)
+    rounds, seconds = run.rounds_or(ROUNDS), TOY_SECONDS if run.toy else SECONDS
     async with _fleet(settings) as tables:
         for title, busy in (("all hosts asked alike", HOSTS), ("one host asked alone", 1)):
-            values = [await _admitted(tables[:busy], f"{title[:3]}{turn}") for turn in range(rounds)]
+            values = [await _admitted(tables[:busy], f"{title[:3]}{turn}", seconds) for turn in range(rounds)]
             report.add(f"admitted / limit, {title}", "x", values, more=True)
             report.bar(f"admitted / limit, {title}", values, "at least", LEAST)
             report.bar(f"admitted / limit, {title}, highest", [max(values)], "at most", MOST)
-        waits = [await _wait(tables[0], f"first{turn}") for turn in range(FIRSTS)]
+        waits = [await _wait(tables[0], f"first{turn}") for turn in range(3 * rounds)]
         report.add("from a refusal to the lease", "ms", waits)
     for keys in (1, IN_MESSAGE):
         values = [await _sold(settings, keys) for _ in range(rounds)]
@@ -89,10 +88,10 @@ async def _fleet(settings: Settings) -> AsyncIterator[list[Limits]]:
         await asyncio.gather(*tasks)
 
 
-async def _admitted(tables: Sequence[Limits], name: str) -> float:
+async def _admitted(tables: Sequence[Limits], name: str, seconds: float) -> float:
     """Asked five times as often as the limit allows, all together."""
     start, admitted = time.monotonic(), 0
-    while (passed := time.monotonic() - start) < SECONDS:
+    while (passed := time.monotonic() - start) < seconds:
         for table in tables:
             for _ in range(30 // len(tables)):
                 admitted += table.take(name, TIER).outcome == ADMITTED

@@ -322,7 +322,6 @@ class Buyer:
                 self._buckets.withdraw(account.name)
                 account.balance = 0
         self._put("alone", self.state.error)
-        self._tally.add(Counter.LIMITS_SWITCHED, 1)
 
     async def _leave(self) -> None:
         """Give back, and be counted no more; within the time that two rounds may take."""
@@ -344,7 +343,10 @@ class Buyer:
         await till.heartbeat(0)
 
     def _put(self, mode: str, error: str | None) -> None:
-        since = self.state.since if mode == self.state.mode else time.time()
+        since = self.state.since
+        if mode != self.state.mode:
+            since = time.time()
+            self._tally.add(Counter.LIMITS_SWITCHED, 1)
         self.state = LeaseState(mode, since, self._books.hosts, len(self._books.live), self._took, error)
 
 
