@@ -17,7 +17,7 @@ CHILD = ROOT / "bench" / "_child.py"
 PROFILES = 3000
 BENCHMARKS = sorted(file.stem for file in (ROOT / "bench").glob("[a-z]*.py"))
 HTTP = [name for name in BENCHMARKS if name.startswith("http")]
-NEEDS = {"lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",)}
+NEEDS = {"lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",), "leases": ("redis-server",)}
 PEERS = {
     "dict": None,
     "searchsorted": None,
