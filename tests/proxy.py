@@ -23,7 +23,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -82,7 +82,7 @@ class Proxy:
             return writer.transport.abort()
         there = None
         try:
-            back, there = await asyncio.open_connection("127.0.0.1", self._target)
+            back, there = await asyncio.open_connection("127.0.0.1", self.target)
             self._writers |= {writer, there}
             await asyncio.gather(
                 self._pump(reader, there, lambda data: self.requests(data)),
