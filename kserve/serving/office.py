@@ -201,6 +201,7 @@ def main(settings: Settings, listener: socket.socket, places: Table) -> None:
 async def _serve_child(settings: Settings, listener: socket.socket, places: Table) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the arbiter held it back until now
     watching = asyncio.create_task(_orphaned(os.getppid(), stopped))
     await serve(settings, listener, places, stopped)
     watching.cancel()

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import gunicorn.systemd
@@ -56,10 +57,12 @@ def run(settings: Settings, told: Told | None = None) -> NoReturn:
     logs.configure()
     assert_c_parser()
     handover = reloading.received() or Handover()
-    _check_servable(settings)
+    taken_over = handover.sockets()
+    if taken_over is None:  # else there was a trial a moment ago, and whoever fails now ends what serves well
+        _check_servable(settings)
     if handover.trial:
         sys.exit(0)
-    sockets = handover.sockets() or (
+    sockets = taken_over or (
         listening(settings.host, settings.port),
         listening(settings.admin_host, settings.admin_port, "admin_port"),
     )
@@ -190,11 +193,19 @@ class Supervisor(Arbiter):  # type: ignore[misc]
             self._told(where)
         gunicorn.systemd.sd_notify("READY=1", self.log)
 
+    def spawn_worker(self) -> None:
+        """A worker, which lets SIGTERM in when it has a handler for it."""
+        with _no_sigterm():
+            super().spawn_worker()
+
     def _start_office(self) -> None:
         self._office_since = time.monotonic()
-        self._office = os.fork()
-        if self._office:
-            return
+        with _no_sigterm():
+            self._office = os.fork()
+            if not self._office:
+                self._be_office()
+
+    def _be_office(self) -> NoReturn:
         status = 1
         try:
             self._public.close()
@@ -225,8 +236,8 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         self.places.free(worker.place)
         if self._reason:
             return
-        self.tally.add(Counter.WORKERS_DIED, 1)
         if code:
+            self.tally.add(Counter.WORKERS_DIED, 1)
             log.error("worker ended", worker=worker.pid, **_how(code))
         if not started or code == BOOT_FAILED:
             if not self._up and not self._old:
@@ -313,6 +324,16 @@ class Supervisor(Arbiter):  # type: ignore[misc]
         """Of gunicorn's other signals none means anything here; SIGUSR1 is how a worker says that it listens."""
 
     handle_usr1 = handle_usr2 = handle_ttin = handle_ttou = handle_winch = _ignore
+
+
+@contextmanager
+def _no_sigterm() -> Iterator[None]:
+    """A child that is told to end before it has a handler of its own would take it for a signal to the arbiter."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _ended() -> Iterator[tuple[int, int]]:

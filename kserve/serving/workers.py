@@ -127,6 +127,9 @@ class Worker(GunicornUVLoopWebWorker):
             sys.exit(1 if self.booted else BOOT_FAILED)
 
     async def _runner(self) -> Runner:
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGTERM}
+        )  # held back so far: uvloop forgets it before it runs
         settings = self.supervisor.settings
         beats = self.loop.create_task(self._beat())
         opened = functools.partial(kserve.open, settings.data, settings=settings)
