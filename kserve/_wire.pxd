@@ -4,23 +4,12 @@ from kserve._core cimport Snapshot, Store
 from kserve._json cimport MAX_CHANGES, MAX_UINT, SLACK
 from kserve._keyring cimport KeyEntry, Keyring
 from kserve._limits cimport Limits
+from kserve._patterns cimport N_GAPS, Pattern
 from kserve._plain cimport Plain, Text
 from kserve._roster cimport Counters, Seat
 from kserve._shed cimport Shedder
 from kserve._tally cimport Tally
 from kserve._view cimport View
-
-cdef enum:                      # gaps of a pattern, in the order of their letters in GAPS
-    ID_GAP
-    POINTS_GAP
-    CHANGES_GAP
-    ROW_GAP
-    REQUEST_ID_GAP
-    LENGTH_GAP
-    DATE_GAP
-    FIELDS_GAP
-    SECONDS_GAP
-    N_GAPS
 
 cdef enum:                      # outcomes, in the order of OUTCOMES
     SCORED
@@ -37,23 +26,12 @@ cdef enum:                      # outcomes, in the order of OUTCOMES
     ADMITTED_OUTCOME = -2       # no answer yet
 
 cdef enum:
-    MAX_PARTS = 12
     MAX_FIXED = 1536            # bytes of an answer without what fills its gaps
     MAX_ANSWER = 3072
     MAX_FIELDS = 512            # bytes of what is told of a limit
     ROUND = 32                  # requests that are looked up together
     OUT_SIZE = 64 * 1024        # bytes that are sent at once
     MAX_UNSENT = 512            # answers that are sent at once
-
-cdef struct Part:
-    const char *text
-    uint32_t length
-    int gap                     # behind the text; N_GAPS: none
-
-cdef struct Pattern:
-    Part parts[MAX_PARTS]
-    int n
-    size_t fixed                # bytes without what fills the gaps
 
 cdef struct Answer:             # of one outcome
     int status

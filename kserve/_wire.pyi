@@ -25,8 +25,6 @@ class Numbers(Iterator[int]):
 
     def __next__(self) -> int: ...
 
-Pattern = tuple[int, bytes, bytes]
-
 class _Settings(Protocol):
     @property
     def open(self) -> bool: ...
@@ -69,7 +67,7 @@ class WireSite:
     on: bool
     """Set it to False, and from then on every request is handed over."""
 
-    def __init__(self, site: _Site | None, patterns: Callable[[str], list[Pattern]] | None) -> None: ...
+    def __init__(self, site: _Site | None, patterns: Callable[[str], list[tuple[int, bytes, bytes]]] | None) -> None: ...
 
 class _Connection(Protocol):
     """What a Wire asks of its connection."""

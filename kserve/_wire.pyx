@@ -14,10 +14,11 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from kserve._batch cimport Asked, ids_of_bytes, ids_of_json
 from kserve._core cimport Snapshot
-from kserve._json cimport MAX_UINT, SLACK, put_changes, put_literal, put_points, put_text, put_uint
+from kserve._json cimport MAX_UINT, SLACK, put_changes, put_literal, put_points, put_uint
 from kserve._keyring cimport BATCH as BATCH_SCOPE
 from kserve._keyring cimport KEY_ID, SCORE_READ, SITE, KeyEntry
 from kserve._limits cimport ADMITTED, EXHAUSTED, Limit, Verdict, now_us
+from kserve._patterns cimport *
 from kserve._plain cimport JSON_BATCH, SCORE, Plain, Text, matches, parse
 from kserve._roster cimport count_hundredths, remember
 from kserve._tally cimport COMPILED, HANDED_OVER, ROUTE_BATCH, ROUTE_SCORE, TIER_OPEN
@@ -52,22 +53,6 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<time.h>" nogil:
     int CLOCK_REALTIME_COARSE
-
-cdef extern from *:
-    """
-    #include <stdio.h>
-    #include <time.h>
-
-    /* As RFC 9110 has it: in English, whatever the locale. */
-    static inline size_t kserve_put_date(char *at, size_t room, time_t second) {
-        static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        struct tm found;
-        gmtime_r(&second, &found);
-        return snprintf(at, room, "%.3s, %02d %.3s %04d %02d:%02d:%02d GMT", days + 3 * found.tm_wday, found.tm_mday,
-                        months + 3 * found.tm_mon, found.tm_year + 1900, found.tm_hour, found.tm_min, found.tm_sec);
-    }
-    """
-    size_t put_date "kserve_put_date"(char *at, size_t room, long second) noexcept nogil
 
 
 cdef class Numbers:
@@ -503,22 +488,3 @@ cdef int cut(Pattern *pattern, bytes text, list kept) except -1:
         pattern.parts[i].length = len(literal)
         pattern.parts[i].gap = GAPS.index(pieces[2 * i + 1].decode()) if 2 * i + 1 < len(pieces) else N_GAPS
     return 0
-
-
-cdef inline size_t length_of(const Pattern *pattern, const Text *gaps) noexcept nogil:
-    cdef size_t length = pattern.fixed
-    cdef int i
-    for i in range(pattern.n - 1):
-        length += gaps[pattern.parts[i].gap].length
-    return length
-
-
-cdef inline char *fill(char *at, const Pattern *pattern, const Text *gaps) noexcept nogil:
-    cdef const Part *part
-    cdef int i
-    for i in range(pattern.n):
-        part = &pattern.parts[i]
-        at = put_text(at, part.text, part.length)
-        if part.gap != N_GAPS:
-            at = put_text(at, gaps[part.gap].at, gaps[part.gap].length)
-    return at
