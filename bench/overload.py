@@ -23,7 +23,7 @@ from bench._servers import Kserve, Target, bind, free_port, kserve
 from kserve.serving.keys import Keys
 
 MULTIPLES = (1, 2, 4, 8, 24)
-SECONDS, TOY_SECONDS = 8.0, 1.0
+SECONDS, TOY_SECONDS = 6.0, 1.0
 FINDS_OUT = 1.0
 """Seconds of each multiple that are told apart."""
 REST = 3.0

@@ -32,6 +32,9 @@ from kserve.serving.site import encode, log
 BACKLOG = 1024
 """Connections that wait to be taken, at most; the kernel may allow fewer (`net.core.somaxconn`)."""
 
+SEND_BUFFER = 1 << 17
+"""Bytes of answers that the kernel keeps for who does not read; it doubles that. By itself it keeps up to 4 MiB."""
+
 PATIENCE_SECONDS = 0.01
 """How long a worker that has more than its share leaves a connection to the one that has the fewest."""
 
@@ -170,7 +173,8 @@ def listening(host: str, port: int, what: str = "port") -> socket.socket:
         remedy = f"; choose another with --{what.replace('_', '-')}" if error.errno == errno.EADDRINUSE else ""
         raise SettingError(f"cannot listen on {host}, port {port}: {reason}{remedy}") from None
     found.setblocking(False)
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted has it too
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted has both
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return found
 
 
