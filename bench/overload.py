@@ -8,6 +8,7 @@ last multiple come ten seconds at half of the capacity, and then all must be as 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench._data import Data
-from bench._harness import Child, Report, Run, say
+from bench._harness import Child, Report, Run, Skip, say
 from bench._load import Wrk
 from bench._open_load import Counts, Phase, Plan, Result, Stream, offer
 from bench._servers import Kserve, Target, bind, free_port, kserve
@@ -26,7 +27,7 @@ MULTIPLES = (1, 2, 4, 8, 24)
 SECONDS, TOY_SECONDS = 6.0, 1.0
 FINDS_OUT = 1.0
 """Seconds of each multiple that are told apart."""
-REST = 3.0
+REST, RECOVERY = 3.0, 10.0
 CALLERS = 60
 SITE_CALLERS = 12
 SITE_SHARE = 0.25
@@ -64,12 +65,14 @@ WORKLOADS = (
 
 def measure(run: Run) -> Report:
     """Goodput by multiple, and the CPU of a request that is served and of one that is turned away."""
-    run.require("wrk", command="wrk")
+    for module in ("hdrh", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise Skip(f"the module {module} is not installed")
     data = Data(run)
     report = Report("overload", "Goodput under overload, one worker")
     source = data.catalog().data
     ids = [str(i) for i in data.records().random_ids(20_000, seed=29).tolist()]
-    for workload in WORKLOADS:
+    for workload in WORKLOADS[:1] if run.toy else WORKLOADS:
         say(f"overload: {workload.name}")
         capacity = _capacity(run, source, ids, workload)
         result = _surge(run, source, ids, workload, capacity)
@@ -112,12 +115,12 @@ def _served(source: Path, **settings: Any) -> Iterator[Kserve]:
 
 
 def _phases(run: Run, capacity: float) -> list[Phase]:
-    seconds = TOY_SECONDS if run.toy else SECONDS
+    seconds, rest, recovery = (TOY_SECONDS, 0.5, 1.0) if run.toy else (SECONDS, REST, RECOVERY)
     phases = [Phase("before", seconds, capacity / 2)]
     for times in MULTIPLES:
-        phases += [Phase(f"rest-{times}", REST, capacity / 2), Phase(f"finds-out-{times}", FINDS_OUT, times * capacity)]
+        phases += [Phase(f"rest-{times}", rest, capacity / 2), Phase(f"finds-out-{times}", FINDS_OUT, times * capacity)]
         phases += [Phase(str(times), seconds, times * capacity)]
-    return [*phases, Phase("recovery", 10.0, capacity / 2), Phase("after", seconds, capacity / 2)]
+    return [*phases, Phase("recovery", recovery, capacity / 2), Phase("after", seconds, capacity / 2)]
 
 
 def _surge(run: Run, source: Path, ids: list[str], workload: Workload, capacity: float) -> Result:

@@ -17,7 +17,14 @@ CHILD = ROOT / "bench" / "_child.py"
 PROFILES = 3000
 BENCHMARKS = sorted(file.stem for file in (ROOT / "bench").glob("[a-z]*.py"))
 HTTP = [name for name in BENCHMARKS if name.startswith("http")]
-NEEDS = {"lookup_many": ("cc",), "count": ("cc",), "gates": ("cc",), "leases": ("redis-server",)}
+NEEDS = {
+    "lookup_many": ("cc",),
+    "count": ("cc",),
+    "gates": ("cc",),
+    "leases": ("redis-server",),
+    "overload": ("wrk", "cc"),
+}
+MODULES = {"overload": ("hdrh", "matplotlib")}
 PEERS = {
     "dict": None,
     "searchsorted": None,
@@ -71,6 +78,8 @@ def test_all_benchmarks_are_listed() -> None:
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - set(HTTP)))
 def test_benchmark_runs(name: str, bench: Bench) -> None:
     require(*NEEDS.get(name, ()))
+    for module in MODULES.get(name, ()):
+        pytest.importorskip(module)
     installed = [peer for peer, module in PEERS.items() if module is None or importlib.util.find_spec(module)]
     report = bench(name, *installed)
     assert report["series"]
