@@ -13,20 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving.corpus import CORPUS, LAST, PLAIN, score
 from serving.smuggling import CHUNKED, EVERY, LENGTHS
-from serving.test_smuggling import with_key
-from serving.twins import Twins, twins
-
-Pair = tuple[Twins, Twins]
+from serving.twins import WHO, Everyone, everyone
 
 
 @pytest.fixture(scope="module")
-def both(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Servers that ask nobody for a key, and servers that do."""
-    with (
-        twins(published, tmp_path_factory.mktemp("twins"), open=True) as unlocked,
-        twins(published, tmp_path_factory.mktemp("twins"), open=False) as locked,
-    ):
-        yield unlocked, locked
+def servers(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everyone]:
+    with everyone(published, tmp_path_factory.mktemp("twins")) as found:
+        yield found
 
 
 WHOLE = st.sampled_from([*PLAIN.values()] * 6 + [*CORPUS.values()] * 2 + [*EVERY.values()])
@@ -89,9 +82,12 @@ def changed(draw: st.DrawFn) -> bytes:
     return data
 
 
+Conversation = tuple[list[bytes], str, bool]
+"""(reads, how the client ends, whether it reads nothing until then)."""
+
+
 @st.composite
-def conversations(draw: st.DrawFn) -> tuple[list[bytes], str, bool]:
-    """(reads, how the client ends, whether it reads nothing until then)."""
+def conversations(draw: st.DrawFn) -> Conversation:
     requests = draw(st.lists(st.one_of(WHOLE, changed()), min_size=1, max_size=draw(st.sampled_from([2, 4, 40]))))
     data = b"".join(requests) + draw(st.sampled_from([b"", score("7"), LAST, LAST * 3]))
     places = draw(st.lists(st.integers(0, len(data)), max_size=4))
@@ -100,29 +96,18 @@ def conversations(draw: st.DrawFn) -> tuple[list[bytes], str, bool]:
     return reads, draw(st.sampled_from(["", "half", "wait"])), draw(st.sampled_from([False, False, False, True]))
 
 
-def compare(both: Pair, conversation: tuple[list[bytes], str, bool], who: str) -> None:
-    """Keys go into the pieces of a conversation, whose number stays the same."""
-    reads, end, slow = conversation
-    unlocked, locked = both
-    if who == "open":
-        unlocked.same(reads, end, slow=slow)
-    else:
-        key = locked.keys.get(who)
-        locked.same([with_key(read, key) for read in reads] if key else reads, end, slow=slow)
-
-
-WHO = st.sampled_from(["open", "open", "open", "fast", "fast", "scarce", "batches only", "nobody"])
+ANYBODY = st.sampled_from([*WHO, "open", "open", "fast"])
 FREELY = settings(deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 
 
-@given(conversations(), WHO)
+@given(conversations(), ANYBODY)
 @settings(FREELY, max_examples=150)
-def test_any_conversation(both: Pair, conversation: tuple[list[bytes], str, bool], who: str) -> None:
-    compare(both, conversation, who)
+def test_any_conversation(servers: Everyone, conversation: Conversation, who: str) -> None:
+    servers.same(*conversation, who)
 
 
 @pytest.mark.heavy
-@given(conversations(), WHO)
-@settings(FREELY, max_examples=1500)
-def test_very_many_conversations(both: Pair, conversation: tuple[list[bytes], str, bool], who: str) -> None:
-    compare(both, conversation, who)
+@given(conversations(), ANYBODY)
+@settings(FREELY, max_examples=2500)
+def test_very_many_conversations(servers: Everyone, conversation: Conversation, who: str) -> None:
+    servers.same(*conversation, who)

@@ -17,7 +17,7 @@ import pytest
 from serving.corpus import CORPUS, LAST, score
 from serving.smuggling import EVERY, PERMUTATIONS, SMUGGLING
 from serving.support import Server, serving
-from serving.twins import Twin, Twins, masked, twins
+from serving.twins import WHO, Everyone, Twin, Twins, everyone, masked, with_key
 
 BEFORE = score("42", "X-Request-Id: before")
 BEHIND = score("7", "X-Request-Id: behind")
@@ -28,27 +28,14 @@ STRIDE = 1 if os.environ.get("SPLITS") == "all" else 11
 
 
 @pytest.fixture(scope="module")
-def both(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
-    """Servers that ask nobody for a key."""
-    with twins(published, tmp_path_factory.mktemp("twins"), open=True) as found:
+def servers(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everyone]:
+    with everyone(published, tmp_path_factory.mktemp("twins")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def locked(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
-    """Servers that do. A key is known to the compiled path from its second use on."""
-    with twins(published, tmp_path_factory.mktemp("twins"), open=False) as found:
-        for key in found.keys.values():
-            found.same([with_key(BEFORE, key)])
-        yield found
-
-
-def with_key(data: bytes, key: str) -> bytes:
-    """The same, said by somebody who is known. What has no Host, or an odd one, stays as it is."""
-    line = b"\r\nX-Api-Key: " + key.encode()
-    for host in (b"\r\nHost: x", b"\r\nHost: localhost", b"\r\nHost: hidden"):
-        data = data.replace(host + b"\r\n", host + line + b"\r\n")
-    return data
+def both(servers: Everyone) -> Twins:
+    return servers.unlocked
 
 
 @pytest.mark.parametrize("name", SMUGGLING)
@@ -84,13 +71,11 @@ def test_what_is_hidden_is_not_answered(both: Twins) -> None:
     assert found == RIGHTFUL
 
 
-@pytest.mark.parametrize("who", ["fast", "scarce", "batches only", "nobody"])
-def test_with_keys(locked: Twins, who: str) -> None:
+@pytest.mark.parametrize("who", WHO[1:])
+def test_with_keys(servers: Everyone, who: str) -> None:
     """Who may ask anything; who soon has no tokens left; who may not ask for single scores; who has no key."""
-    key = locked.keys.get(who, "")
     for name, data in SMUGGLING.items():
-        asked = BEFORE + data + BEHIND
-        locked.same([with_key(asked, key) if key else asked], "wait" if name.startswith("body") else "half")
+        servers.same([BEFORE + data + BEHIND], "wait" if name.startswith("body") else "half", False, who)
 
 
 def cuts(name: str) -> range:
@@ -128,11 +113,11 @@ def test_byte_by_byte(both: Twins) -> None:
 
 
 @pytest.mark.heavy
-def test_cut_in_two_with_a_key(locked: Twins) -> None:
+def test_cut_in_two_with_a_key(servers: Everyone) -> None:
     for name in SHORT[::3]:
-        data = with_key(BEFORE + CASES[name] + BEHIND, locked.keys["fast"])
+        data = with_key(BEFORE + CASES[name] + BEHIND, servers.locked.keys["fast"])
         for cut in cuts(name)[::3]:
-            locked.same([data[:cut], data[cut:]])
+            servers.locked.same([data[:cut], data[cut:]])
 
 
 def test_the_compiled_path_is_there(both: Twins) -> None:

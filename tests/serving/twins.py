@@ -345,3 +345,37 @@ def twins(data: Path, folder: Path, **settings: Any) -> Iterator[Twins]:
         yield found
     finally:
         found.close()
+
+
+def with_key(data: bytes, key: str) -> bytes:
+    """The same, said by somebody who is known. What has no Host, or an odd one, stays as it is."""
+    line = b"\r\nX-Api-Key: " + key.encode()
+    for host in (b"\r\nHost: x", b"\r\nHost: localhost", b"\r\nHost: hidden"):
+        data = data.replace(host + b"\r\n", host + line + b"\r\n")
+    return data
+
+
+WHO = ("open", "fast", "scarce", "batches only", "nobody")
+
+
+class Everyone(NamedTuple):
+    """Servers that ask nobody for a key, and servers that do."""
+
+    unlocked: Twins
+    locked: Twins
+
+    def same(self, reads: Sequence[bytes], end: str, slow: bool, who: str) -> Heard:
+        """What this one of ``WHO`` is answered, by either; see :meth:`Twins.same`."""
+        if who == "open":
+            return self.unlocked.same(reads, end, slow=slow)
+        key = self.locked.keys.get(who)
+        return self.locked.same([with_key(read, key) for read in reads] if key else reads, end, slow=slow)
+
+
+@contextlib.contextmanager
+def everyone(data: Path, folder: Path) -> Iterator[Everyone]:
+    """All four servers, until the end of the block. A key is known to the compiled path from its second use on."""
+    with twins(data, folder / "open", open=True) as unlocked, twins(data, folder / "locked", open=False) as locked:
+        for key in locked.keys.values():
+            locked.same([with_key(b"GET /v3/scores/42 HTTP/1.1\r\nHost: x\r\n\r\n", key)])
+        yield Everyone(unlocked, locked)
