@@ -73,11 +73,11 @@ def remembered(data: bytes, klass: int, caller: int) -> Refused | None:
 
 
 class Refusals:
-    """The answer to those who are turned away, as bytes; made once for each version by what writes all answers."""
+    """The answer to those who are turned away, as bytes; made anew for each version and second by what writes all answers."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._version: str | None = ""
+        self._made_for: tuple[str | None, int] = (None, 0)
         self._head = self._body = ""
 
     def answer(self, refused: Refused, connection: Connection) -> bytes | None:
@@ -90,15 +90,16 @@ class Refusals:
     def _bytes(self) -> bytes:
         """With a number, a Retry-After and a date of its own."""
         site = self._site
-        version = site.version()
-        if version != self._version:
-            self._make(version)
+        version, second = site.version(), int(time.time())
+        if (version, second) != self._made_for:
+            self._make(version, second)
         body = self._body.replace(REQUEST_ID, name := f"{site.prefix}-{next(site.numbers)}")
         head = self._head.replace(REQUEST_ID, name).replace(LENGTH, str(len(body)))
-        head = head.replace(_WAIT, str(site.shedding.shedder.retry_after()))
-        return f"{head.replace(DATE, formatdate(time.time(), usegmt=True))}{body}".encode()
+        return f"{head.replace(_WAIT, str(site.shedding.shedder.retry_after()))}{body}".encode()
 
-    def _make(self, version: str | None) -> None:
+    def _make(self, version: str | None, second: int) -> None:
         problem = Problem("overloaded", DETAIL, headers={"Retry-After": _WAIT})
         _, head, body = pattern(self._site.refuse(problem, cast(web.Request, None), REQUEST_ID, version))
-        self._head, self._body, self._version = head.decode(), body.decode(), version
+        self._head = head.decode().replace(DATE, formatdate(second, usegmt=True))
+        self._body = body.decode()
+        self._made_for = (version, second)
