@@ -73,7 +73,7 @@ def remembered(data: bytes, klass: int, caller: int) -> Refused | None:
 
 
 class Refusals:
-    """The answer to those who are turned away, as bytes; made anew for each version and second by what writes all answers."""
+    """The answer to those who are turned away, as bytes, made by what writes all answers."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
