@@ -75,6 +75,7 @@ class Authenticator:
 
     def start(self) -> None:
         """Read the keys, and follow what happens to them. Without keys that can be read, every key is refused."""
+        self._tally.name_tiers(self.tiers.names)
         self.refresh()
         self._thread.start()
 
