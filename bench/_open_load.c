@@ -464,7 +464,7 @@ static void connect_all(void) {
             Connection *c = &connections[stream->first + k];
             *c = (Connection){.stream = s, .caller = k % stream->callers, .flights = zeroed(pipeline, sizeof(Flight))};
             dial(c);
-            while (stream->first + k - open_count > 128) wait_for(clock_us() + 10000);
+            while (stream->first + k + 1 - open_count > 128) wait_for(clock_us() + 10000);
         }
     }
     while (open_count < connection_count) wait_for(clock_us() + 10000);
