@@ -18,8 +18,10 @@ import structlog
 from serving.processes import Served, servers
 from serving.support import Server, request, serving
 
+from kserve._tally import Tallies
 from kserve.serving.keys import Keys
-from kserve.settings import Failures
+from kserve.serving.samples import tally_file
+from kserve.settings import Failures, Tier
 
 SCORE = "/v3/scores/42"
 BATCH = ("POST", "/v3/scores/batch", {"ids": ["42"]})
@@ -169,6 +171,15 @@ def test_open_servers_limit_whoever_gives_a_key(data: Path, keys: Keys, compiled
         assert "ratelimit" not in server.get(SCORE).headers
         assert "ratelimit" in server.get(SCORE, X_Api_Key=text).headers
         assert server.get(SCORE, X_Api_Key="wrong").status == 401
+
+
+def test_who_is_limited_is_counted_by_tier(data: Path, keys: Keys, compiled: bool) -> None:
+    tier = Tier(rate=1, period=86_400, burst=2)
+    _, text = keys.create("ann", ["score:read"], tier=f"two-{compiled}".lower())
+    with serving(data, open=False, compiled=compiled, tiers={f"two-{compiled}".lower(): tier}) as server:
+        assert [server.get(SCORE, X_Api_Key=text).status for _ in range(5)] == [200, 200, 429, 429, 429]
+        counts, _ = Tallies(tally_file(data)).read()
+        assert counts.limited[f"two-{compiled}".lower()].tolist() == [3, 0, 0]
 
 
 class Guesser(threading.Thread):
