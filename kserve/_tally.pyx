@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (`self` is never None; with the check, methods of debug builds would need the GIL)
 """What each process of a host counts, in one file in memory that metrics and `kserve top` map: the file `tally`.
 
 A page of header; the total of processes that have ended, twice, of which the number of folds tells the good one; then
