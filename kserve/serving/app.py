@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 
 import kserve
 from kserve._limits import Limits
@@ -46,7 +46,8 @@ def make_app(store: Store, settings: Settings) -> web.Application:
         _add(app, route.path, methods, site, route.name, route.handler, route.access)
     document = encode(openapi.document(routes, settings, kserve.__version__))
     _add(app, "/openapi.json", ["GET", "HEAD"], site, "openapi", _constant(document), DOCUMENT)
-    app.router.add_route("*", "/{path:.*}", site.refusing(lambda request: problems.not_found(request.path)))
+    unknown = site.refusing(lambda request: problems.not_found(request.path))
+    app.router.add_route("*", "/{path:.*}", unknown, expect_handler=_go_on)
     app.cleanup_ctx.append(_shown)
     return app
 
@@ -119,8 +120,19 @@ def _add(
 ) -> None:
     resource = app.router.add_resource(path)
     for method in methods:
-        resource.add_route(method, site.endpoint(name, handler, access))
-    resource.add_route("*", site.refusing(lambda request: problems.wrong_method(request.method, methods)))
+        resource.add_route(method, site.endpoint(name, handler, access), expect_handler=_go_on)
+    refused = site.refusing(lambda request: problems.wrong_method(request.method, methods))
+    resource.add_route("*", refused, expect_handler=_go_on)
+
+
+async def _go_on(request: web.Request) -> None:
+    """As aiohttp has it, which fails when it repeats an expectation that is no text."""
+    if request.version != HttpVersion11:
+        return
+    if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer has not begun
 
 
 def _constant(body: bytes) -> Handler:

@@ -403,6 +403,7 @@ _HEADERS = {
     "expects": "Expect: 100-continue",
     "expects in capitals": "EXPECT: 100-CONTINUE",
     "expects nothing": "Expect:",
+    "expects no text": "Expect: \xff",
     "expects more": "Expect: 100-continue, x",
     "expects y": "Expect: y\nExpect: 100-continue",
     "an override": "X-HTTP-Method-Override: POST",

@@ -47,6 +47,11 @@ def test_between_two_scores(both: Twins, name: str) -> None:
     both.same([BEFORE + data[: len(data) // 2], data[len(data) // 2 :] + BEHIND], "half")
 
 
+def test_no_request_is_our_fault(both: Twins) -> None:
+    for data in SMUGGLING.values():
+        assert b"HTTP/1.1 500 " not in both.heard(both.compiled, [data + BEHIND]).data
+
+
 RIGHTFUL = {
     "length: 0.cl",
     "length: a batch that is a score",
