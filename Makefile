@@ -3,6 +3,7 @@
 PORT ?= 8080
 DATA ?= data
 PROFILES ?=
+SECONDS ?= 60
 MODE = release
 
 BIN := .venv/bin
@@ -14,11 +15,12 @@ PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -nam
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: drill faults help run build test lint bench asan debug clean FORCE
+.PHONY: drill faults fuzz help run build test lint bench asan debug clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  PORT=8080  DATA=data  PROFILES=1000000 (run), 10000000 (bench)  MODE=release|debug|coverage (build, run)'
+	@echo '  SECONDS=60 (fuzz)'
 
 run: build ## synthetic profiles, two daily snapshots, and their scores on 127.0.0.1:PORT
 	@exec $(BIN)/kserve demo --serve --port '$(PORT)' --profiles '$(or $(PROFILES),1000000)' --data '$(DATA)'
@@ -68,6 +70,21 @@ asan: build/asan/.site .venv/.deps-test ## the suite under AddressSanitizer and 
 	@rm -f '$(REPORT)'.*
 	@$(IN_SITE) -c '$(FROM_SITE)'
 	$(IN_SITE) -m pytest -o timeout=600 --capture=sys; status=$$?; cat '$(REPORT)'.* 2>/dev/null && exit 1; exit $$status
+
+# Compiled by clang, so that libFuzzer, which comes with atheris, sees which branches are taken. What it finds, and the
+# inputs that it has learned from, stay in build/fuzz/found.
+build/fuzz/.site: export CC = clang
+build/fuzz/.site: .venv/.clang
+.venv/.clang: .venv/.made
+	@command -v clang >/dev/null || scripts/apt clang
+	@touch $@
+
+fuzz: SANITIZER = LD_PRELOAD="$$($(BIN)/python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so" \
+  ASAN_OPTIONS='detect_leaks=0:abort_on_error=1:handle_sigbus=0:allocator_may_return_null=1'
+fuzz: build/fuzz/.site .venv/.deps-test .venv/.deps-fuzz ## mutated requests, answered by the compiled path and by aiohttp
+	@$(IN_SITE) -c '$(FROM_SITE)'
+	PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/build/$@/site:$(CURDIR)/tests' $(SANITIZER) \
+	  $(BIN)/python tests/fuzz/fuzz_wire.py build/fuzz/found -max_total_time=$(SECONDS) -print_final_stats=1
 
 clean: ## remove all that these targets made, except DATA
 	rm -rf .venv build kserve_scores.egg-info kserve/*.so .benchmarks .hypothesis .import_linter_cache \

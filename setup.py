@@ -1,7 +1,7 @@
 """Compiles kserve/_*.pyx. Everything else about the package is in pyproject.toml.
 
-KSERVE_BUILD chooses how: release (the default), debug, asan, coverage, or none (no extensions: an editable
-install that only makes the metadata and the command). Each way has its own directory below build/, so that
+KSERVE_BUILD chooses how: release (the default), debug, asan, fuzz (by clang), coverage, or none (no extensions: an
+editable install that only makes the metadata and the command). Each way has its own directory below build/, so that
 objects of two ways never mix.
 """
 
@@ -17,6 +17,9 @@ QUIET = "unused-function unused-parameter missing-field-initializers cast-functi
 WARNINGS = ["-Wall", "-Wextra", *(f"-Wno-{name}" for name in QUIET.split())]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 
+# What a libFuzzer and an ASan that are loaded beforehand want to know.
+SEEN = "-fsanitize-coverage=inline-8bit-counters,pc-table,trace-cmp"
+FUZZED = ["-fsanitize=address", "-fno-omit-frame-pointer", SEEN]
 
 # Any x86-64 of the last 15 years counts bits and compares 64-bit numbers in one instruction.
 MACHINE = ["-march=x86-64-v2"] if platform.machine() == "x86_64" else []
@@ -38,6 +41,7 @@ BUILDS = {
     "release": Build(["-O3"], [], UNCHECKED),
     "debug": Build(["-O1", "-g", "-Werror"], [("KSERVE_DEBUG", "1")], CHECKED),
     "asan": Build(["-O1", "-g", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
+    "fuzz": Build(["-O1", "-g", "-w", *FUZZED], [], UNCHECKED),
     "coverage": Build(["-O1"], [("CYTHON_TRACE_NOGIL", "1")], CHECKED | {"linetrace": True}),
 }
 
