@@ -17,7 +17,7 @@ import pytest
 from serving.corpus import CORPUS, LAST, score
 from serving.smuggling import EVERY, PERMUTATIONS, SMUGGLING
 from serving.support import Server, serving
-from serving.twins import WHO, Everyone, Twin, Twins, everyone, masked, with_key
+from serving.twins import COMMON, WHO, Everyone, Twin, Twins, everyone, masked, with_key
 
 BEFORE = score("42", "X-Request-Id: before")
 BEHIND = score("7", "X-Request-Id: behind")
@@ -171,7 +171,12 @@ def from_sockets(server: Server, asked: list[bytes]) -> list[bytes]:
 def test_over_sockets(published: Path) -> None:
     """With uvloop's transports, and time that passes."""
     asked = [BEFORE + data + BEHIND + LAST for data in SMUGGLING.values()]
-    common = {"header_timeout": 0.8, "body_timeout": 0.8, "keepalive_timeout": 2.0}
+    common = {
+        "header_timeout": 0.8,
+        "body_timeout": 0.8,
+        "keepalive_timeout": 2.0,
+        "failures": COMMON["failures"],  # the two share a table of them
+    }
     found = []
     with many_descriptors():
         for compiled in (True, False):
