@@ -20,6 +20,7 @@ UNKNOWN_SCORE: int
 
 UNSCORED_SCORE: int
 """The ``score`` of a record for a profile without a score."""
+
 @final
 class Asked:
     """The ids of one request, in the order asked, from :func:`ids_of_json` or :func:`ids_of_bytes`.

@@ -1,7 +1,8 @@
 """What is done to the table of limits, and seen of it, besides decisions.
 
 In the mode ``LEASED`` a key spends tokens that were bought from Redis. The balance of its bucket begins at 0 and may
-fall to -(min(burst, quota) ÷ (4·hosts)): what every host may spend without asking. Below 0 it is what the host owes to Redis.
+fall to -(min(burst, quota) ÷ (4·hosts)): what every host may spend without asking. Below 0 it is what the host owes
+to Redis.
 """
 
 from collections.abc import Sequence

@@ -67,7 +67,9 @@ class WireSite:
     on: bool
     """Set it to False, and from then on every request is handed over."""
 
-    def __init__(self, site: _Site | None, patterns: Callable[[str], list[tuple[int, bytes, bytes]]] | None) -> None: ...
+    def __init__(
+        self, site: _Site | None, patterns: Callable[[str], list[tuple[int, bytes, bytes]]] | None
+    ) -> None: ...
 
 class _Connection(Protocol):
     """What a Wire asks of its connection."""

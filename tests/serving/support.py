@@ -115,7 +115,8 @@ class Server:
     """``kserve serve`` without its processes: the same applications and connections, on any free ports."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        self.settings = Settings(data=data, port=0, drain_timeout=2, **{"open": True, "shedding": {"on": False}, **settings})
+        usual: dict[str, Any] = {"open": True, "shedding": {"on": False}}
+        self.settings = Settings(data=data, port=0, drain_timeout=2, **(usual | settings))
         self.store = kserve.open(data, settings=self.settings)
         self.loop = uvloop.new_event_loop()
         self.port = self.office_port = 0
