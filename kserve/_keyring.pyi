@@ -1,7 +1,7 @@
 """Keys that have been authenticated, by a hash of their text: what a request with one of them costs is this look-up."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol, final
+from typing import Any, Protocol, Self, final
 
 __all__ = ["GRACE_SECONDS", "PRIORITIES", "SCOPE_BITS", "Keyring", "siphash", "tag_of_key"]
 
@@ -33,7 +33,7 @@ class Keyring:
     Readers, in compiled code too, need not hold the GIL; who adds or forgets does.
     """
 
-    def __init__(self, seed: bytes | None = None) -> None:
+    def __new__(cls, seed: bytes | None = None) -> Self:
         """``seed``: 16 bytes, for tests."""
     def __len__(self) -> int:
         """How many texts are known; those that have expired are counted until they are forgotten."""

@@ -23,6 +23,8 @@ cdef extern from *:
     Table *load_table "kserve_ring_load"(Table **table) noexcept nogil
     void store_table "kserve_ring_store"(Table **table, Table *value) noexcept nogil
 
+__all__ = ["GRACE_SECONDS", "PRIORITIES", "SCOPE_BITS", "Keyring", "siphash", "tag_of_key"]
+
 SCOPE_BITS = {
     "score:read": SCORE_READ,
     "batch": BATCH,
