@@ -108,6 +108,6 @@ def test_any_conversation(servers: Everyone, conversation: Conversation, who: st
 
 @pytest.mark.heavy
 @given(conversations(), ANYBODY)
-@settings(FREELY, max_examples=1500)
+@settings(FREELY, max_examples=500)
 def test_very_many_conversations(servers: Everyone, conversation: Conversation, who: str) -> None:
     servers.same(*conversation, who)

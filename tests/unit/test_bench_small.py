@@ -24,7 +24,7 @@ NEEDS = {
     "leases": ("redis-server",),
     "overload": ("wrk", "cc"),
 }
-MODULES = {"overload": ("hdrh", "matplotlib")}
+MODULES = {"overload": ("hdrh", "matplotlib"), "http_switch": ("hdrh",)}
 PEERS = {
     "dict": None,
     "searchsorted": None,
@@ -98,6 +98,8 @@ def test_benchmark_runs_with_redis(name: str, bench: Bench) -> None:
 @pytest.mark.parametrize("name", HTTP)
 def test_benchmark_of_http_runs(name: str, bench: Bench) -> None:
     require("wrk", "redis-server", "redis-benchmark", "cc")
+    for module in MODULES.get(name, ()):
+        pytest.importorskip(module)
     report = bench(name, "redis", "nginx", "fastapi")
     assert report["bars"] or name == "http_peers"
     assert all(entry["values"] for entry in report["series"] + report["bars"])
