@@ -30,7 +30,6 @@ QUIET, SWITCHING = "quiet", "switching"
 
 def measure(run: Run) -> Report:
     """Milliseconds."""
-    run.require("kserve", module="hdrh")
     data = Data(run)
     report = Report("http_switch", "GET /v3/scores/{id} while versions are announced, one worker")
     catalog = data.catalog()
