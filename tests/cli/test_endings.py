@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,16 @@ def test_version() -> None:
     assert done("--version").out == f"kserve {kserve.__version__}\n"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A suite in the background of a script ignores SIGINT, and so would what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.heavy
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stage", ["synth", "publish"])
 def test_interrupt(inputs: Path, stage: str) -> None:
     """Ctrl-C in the middle of work: no traceback, nothing half-made."""
