@@ -328,14 +328,18 @@ async def test_no_answer_reaches_another_call(single: redises.Server, till_of: T
         till = till_of(Settings(redis=f"redis://127.0.0.1:{proxy.port}/0", redis_timeout=1), b"hostgive")
         row = (GONE, 10_000, 10_000, -1, 0, 0, 1, 5, -1, 0)
         await till.buy([fresh()], [row], TTL)
+        given_up = 0
         for i in range(1, 30):
             proxy.delay = 0.03
-            with pytest.raises(TimeoutError):
+            try:
                 async with asyncio.timeout(0.001 * i):
                     await till.buy([fresh()], [row], TTL)
+            except TimeoutError:  # redis-py swallows some that come at the very start of a call
+                given_up += 1
             proxy.delay = 0.0
             wanted = (*row[:7], 6 + i % 5, -1, 0)
             assert (await till.buy([fresh()], [wanted], TTL))[0][0] == 6 + i % 5
+        assert given_up > 10
 
 
 @pytest.mark.parametrize(
