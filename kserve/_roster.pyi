@@ -140,4 +140,3 @@ class Roster:
         Where ROSTER cannot be written ``decide`` is called all the same. Raises what it raises, ValueError for more
         than 1,536 bytes.
         """
-    def __del__(self) -> None: ...

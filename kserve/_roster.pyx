@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kserve._places import is_held, locked, opened, take
+from kserve._places import Mapped, Places, claimed, locked, opened
 
 from libc.math cimport NAN
 from libc.stdint cimport uint8_t, uint64_t
@@ -48,8 +48,7 @@ log = logging.getLogger("kserve.roster")
 
 SEATS = SEAT_COUNT
 RING = RING_SIZE
-FILE_SIZE = PAGE + SEAT_COUNT * SEAT_SIZE
-HEADER = struct.pack("=8sQ", b"KSROSTER", LAYOUT)
+FILE = Places("seats", struct.pack("=8sQ", b"KSROSTER", LAYOUT), PAGE, SEAT_SIZE, SEAT_COUNT)
 PREPARING, READY, REFUSED = "preparing", "ready", "refused"
 
 cdef struct Order:
@@ -126,7 +125,7 @@ cdef class Seat:
         except OSError as error:
             log.warning("this process is not in the roster: %s", error)
         if self.place >= 0:
-            self.mapping = mmap.mmap(self.descriptor, FILE_SIZE)
+            self.mapping = mmap.mmap(self.descriptor, FILE.file_size)
             self.shared = place_at(&self.mapping[0], self.place)
             self.shared_ring = <uint64_t *>(<uint8_t *>self.shared + PAGE)
             put(&self.shared.sequence, 0)  # whoever had it before may have died in the middle of a copy
@@ -252,19 +251,13 @@ class Roster:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self._descriptor = -1
-        self._pages = None
-        self._which = None          # device and inode of what is mapped
-
-    def __del__(self):
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._file = Mapped(path, FILE)
 
     def take(self, role):
         return Seat(self.path, role)
 
     def seats(self):
-        cdef const uint8_t[::1] pages = self._mapped()
+        cdef const uint8_t[::1] pages = self._file.pages()
         cdef Info info
         cdef int place
         found = []
@@ -273,27 +266,26 @@ class Roster:
         for place in range(<int>min(get(&(<const Head *>&pages[0]).taken), <uint64_t>SEAT_COUNT)):
             if not copy_in(place_at(&pages[0], place), &info) or info.pid == 0:
                 continue
-            if is_held(self._descriptor, PAGE + place * SEAT_SIZE):
+            if self._file.is_held(place):
                 found.append(view_of(&info, place))
         return found
 
     def hot_ids(self, limit):
-        pages = self._mapped()
+        pages = self._file.pages()
         rings = [np.empty(0, dtype=np.uint64)]
         for seat in self.seats():
-            start = PAGE + seat.place * SEAT_SIZE + PAGE
-            rings.append(np.frombuffer(pages, np.uint64, min(seat.ids, RING_SIZE), start))
+            rings.append(np.frombuffer(pages, np.uint64, min(seat.ids, RING_SIZE), FILE.at(seat.place) + PAGE))
         ids, times = np.unique(np.concatenate(rings), return_counts=True)
         return ids[np.argsort(-times, kind="stable")][:limit]
 
     def order(self):
-        cdef const uint8_t[::1] pages = self._mapped()
+        cdef const uint8_t[::1] pages = self._file.pages()
         return None if pages is None else order_in(<const Head *>&pages[0])
 
     def keep_order(self, decide):
         cdef uint8_t[::1] pages
         try:
-            descriptor = opened(self.path, HEADER, FILE_SIZE)
+            descriptor = opened(self.path, FILE.header, FILE.file_size)
         except OSError:
             decide(self.order())
             return
@@ -308,25 +300,6 @@ class Roster:
                     file.flush()
         finally:
             os.close(descriptor)
-
-    def _mapped(self):
-        """The pages, or None when there is no roster; the file may have been replaced since they were mapped."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return None
-        if status.st_size < FILE_SIZE:
-            return None
-        if (status.st_dev, status.st_ino) != self._which:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                pages = mmap.mmap(descriptor, FILE_SIZE, prot=mmap.PROT_READ)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            self.__del__()
-            self._descriptor, self._pages, self._which = descriptor, pages, (status.st_dev, status.st_ino)
-        return self._pages if self._pages[: len(HEADER)] == HEADER else None
 
 
 cdef inline void count_score(Counters *counters, double points) noexcept:
@@ -419,24 +392,11 @@ cdef put_order(Head *head, bytes text):
 
 def _claimed(path):
     """Descriptor and place of a free seat, which is ours until the descriptor is closed. Raises OSError."""
-    descriptor = opened(path, HEADER, FILE_SIZE)
-    try:
-        with locked(descriptor):
-            return descriptor, _first_free(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _first_free(descriptor):
     cdef uint8_t[::1] pages
-    for place in range(SEAT_COUNT):
-        if take(descriptor, PAGE + place * SEAT_SIZE):
-            os.posix_fallocate(descriptor, PAGE + place * SEAT_SIZE, SEAT_SIZE)  # or a full disk would kill us later
-            pages = mmap.mmap(descriptor, PAGE)
-            put_taken(<Head *>&pages[0], place + 1)
-            return place
-    raise OSError(f"all {SEAT_COUNT} seats are taken")
+    with claimed(path, FILE) as (descriptor, place):
+        pages = mmap.mmap(descriptor, PAGE)
+        put_taken(<Head *>&pages[0], place + 1)
+        return descriptor, place
 
 
 cdef void put_taken(Head *head, uint64_t taken) noexcept:

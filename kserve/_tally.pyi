@@ -167,4 +167,3 @@ class Tallies:
 
         Raises OSError.
         """
-    def __del__(self) -> None: ...

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kserve._places import is_held, locked, opened, take
+from kserve._places import Mapped, Places, claimed
 
 cimport cython
 from libc.math cimport NAN
@@ -151,10 +151,9 @@ def _pages(size):
 
 BLOCK_SIZE = _pages(BLOCK.itemsize)
 TOTAL_SIZE = _pages(TOTAL.itemsize)
-BLOCKS_AT = PAGE + 2 * TOTAL_SIZE
-FILE_SIZE = BLOCKS_AT + N_PLACES * BLOCK_SIZE
 LAYOUT = zlib.crc32(repr((BLOCK, ROUTES, STATUSES, PATHS, CLASSES, WHYS, [*Counter], [*Gauge], [*Time])).encode())
 HEADER = struct.pack("=8sQ", b"KSTALLY\0", LAYOUT)      # another layout: another file, and all counters start anew
+FILE = Places("places", HEADER, PAGE + 2 * TOTAL_SIZE, BLOCK_SIZE, N_PLACES)
 
 
 def _lower(number):
@@ -347,16 +346,11 @@ class Tallies:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self._descriptor = -1
-        self._pages = None
-        self._which = None          # device and inode of what is mapped
-
-    def __del__(self):
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._file = Mapped(path, FILE)
 
     def read(self):
-        cdef const uint8_t[::1] pages = self._mapped()
+        file = self._file.pages()
+        cdef const uint8_t[::1] pages = file
         cdef const Head *head
         cdef uint64_t folds
         if pages is None:
@@ -364,8 +358,8 @@ class Tallies:
         head = <const Head *>&pages[0]
         for _ in range(TRIES):
             folds = get(&head.folds)
-            total = np.frombuffer(self._pages, TOTAL, 1, total_at(folds))[0].copy()
-            blocks = [_copied(self._pages, place) for place in range(min(get(&head.taken), <uint64_t>N_PLACES))]
+            total = np.frombuffer(file, TOTAL, 1, total_at(folds))[0].copy()
+            blocks = [_copied(file, place) for place in range(min(get(&head.taken), <uint64_t>N_PLACES))]
             fence()
             if get(&head.folds) == folds:
                 break
@@ -380,27 +374,8 @@ class Tallies:
                 block["gauges"], counts_of(block),
             )
             for place, block in enumerate(blocks)
-            if block["birth"] and is_held(self._descriptor, BLOCKS_AT + place * BLOCK_SIZE)
+            if block["birth"] and self._file.is_held(place)
         ]
-
-    def _mapped(self):
-        """The pages, or None when nobody counts; the file may have been replaced since they were mapped."""
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return None
-        if status.st_size < FILE_SIZE:
-            return None
-        if (status.st_dev, status.st_ino) != self._which:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                pages = mmap.mmap(descriptor, FILE_SIZE, prot=mmap.PROT_READ)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            self.__del__()
-            self._descriptor, self._pages, self._which = descriptor, pages, (status.st_dev, status.st_ino)
-        return self._pages if self._pages[: len(HEADER)] == HEADER else None
 
 
 cdef inline uint64_t total_at(uint64_t folds) noexcept:
@@ -408,7 +383,7 @@ cdef inline uint64_t total_at(uint64_t folds) noexcept:
 
 
 def _copied(pages, place):
-    return np.frombuffer(pages, BLOCK, 1, BLOCKS_AT + place * BLOCK_SIZE)[0].copy()
+    return np.frombuffer(pages, BLOCK, 1, FILE.at(place))[0].copy()
 
 
 def counts_of(block):
@@ -454,25 +429,10 @@ def slot_named(tiers, name):
 
 def _claimed(path):
     """Descriptor, place, birth and mapping of a free block, ours until the descriptor is closed. Raises OSError."""
-    descriptor = opened(path, HEADER, FILE_SIZE)
-    try:
-        with locked(descriptor):
-            os.posix_fallocate(descriptor, 0, BLOCKS_AT)  # or a full disk would kill us later
-            return descriptor, *_first_free(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _first_free(descriptor):
-    for place in range(N_PLACES):
-        start_of_block = BLOCKS_AT + place * BLOCK_SIZE
-        if take(descriptor, start_of_block):
-            os.posix_fallocate(descriptor, start_of_block, BLOCK_SIZE)
-            birth = _kept(mmap.mmap(descriptor, FILE_SIZE), place)
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-            return place, birth, mmap.mmap(descriptor, BLOCK_SIZE, flags=flags, offset=start_of_block)
-    raise OSError(f"all {N_PLACES} places are taken")
+    with claimed(path, FILE) as (descriptor, place):
+        birth = _kept(mmap.mmap(descriptor, FILE.file_size), place)
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        return descriptor, place, birth, mmap.mmap(descriptor, BLOCK_SIZE, flags=flags, offset=FILE.at(place))
 
 
 def _kept(file, place):
