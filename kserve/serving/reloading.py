@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
+from kserve._places import FLOCK
 from kserve.errors import Busy, SettingError
 from kserve.snapshots.shared import shared_folder
 
@@ -29,8 +29,6 @@ START_SECONDS = 60.0
 
 LOOK_SECONDS, LOOKS = 0.1, 5
 """How often it is looked whether it has; and how often it is still as before until that is how it stays."""
-
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: kind, whence, start, length, process
 
 
 class Handover(msgspec.Struct):
@@ -106,8 +104,8 @@ def arbiters(data: Path) -> list[int]:
     start = 0
     with open(_file(data), "a+b") as file:
         while True:
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 0, 0)
-            kind, _, start, _, process = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
+            asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 0, 0)
+            kind, _, start, _, process = FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
             if kind == fcntl.F_UNLCK:
                 return found
             found.append(process)
