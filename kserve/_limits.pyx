@@ -16,7 +16,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from kserve._places import locked, opened
+from kserve._places import opened
 
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
@@ -309,19 +309,12 @@ def _mapped(path):
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         boot = file.read().strip()  # the monotonic clock begins with it
     header = struct.pack("=8sQQ40s", b"KSLIMITS", LAYOUT, SLOT_COUNT, boot)
-    while True:
-        descriptor = opened(path, header, FILE_SIZE)
-        try:
-            if os.fstat(descriptor).st_size == FILE_SIZE:
-                os.posix_fallocate(descriptor, 0, FILE_SIZE)  # or a write would be SIGBUS when memory is full
-                return mmap.mmap(descriptor, FILE_SIZE)
-            with locked(descriptor):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                    os.unlink(path)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(descriptor)
+    descriptor = opened(path, header, FILE_SIZE)
+    try:
+        os.posix_fallocate(descriptor, 0, FILE_SIZE)  # or a write would be SIGBUS when memory is full
+        return mmap.mmap(descriptor, FILE_SIZE)
+    finally:
+        os.close(descriptor)
 
 
 cdef inline int64_t clamped(int64_t tat, const Limit *limit, const Terms *terms) noexcept nogil:

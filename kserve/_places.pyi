@@ -57,7 +57,7 @@ def claimed(path: str | PathLike[str], places: Places) -> AbstractContextManager
 def opened(path: str | PathLike[str], header: bytes, size: int) -> int:
     """A writable descriptor of the file; a new one is made with this header and size. Raises OSError.
 
-    A file with another header is unlinked first, and stays as it is for those who have it open.
+    A file with another header or size is unlinked first, and stays as it is for those who have it open.
     """
 
 def locked(descriptor: int) -> AbstractContextManager[None]:

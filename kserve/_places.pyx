@@ -109,7 +109,7 @@ def _is_ours(descriptor, header, size):
         os.posix_fallocate(descriptor, 0, 4096)
         os.ftruncate(descriptor, size)
         os.pwrite(descriptor, header, 0)
-    return os.pread(descriptor, len(header), 0) == header
+    return os.fstat(descriptor).st_size == size and os.pread(descriptor, len(header), 0) == header
 
 
 @contextmanager

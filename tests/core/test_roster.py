@@ -306,6 +306,16 @@ def test_a_file_that_is_no_roster_is_replaced(path: Path, content: bytes) -> Non
     seat.leave()
 
 
+def test_a_roster_that_was_cut_short_is_replaced(path: Path) -> None:
+    Seat(path, "reader").leave()
+    whole = path.stat().st_size
+    os.truncate(path, whole - 4096)
+    seat = Seat(path, "reader")
+    assert (seat.place, path.stat().st_size) == (0, whole)
+    assert only(path).pid == os.getpid()
+    seat.leave()
+
+
 def test_a_roster_that_was_replaced_is_noticed(path: Path) -> None:
     roster = Roster(path)
     seat = Seat(path, "reader")

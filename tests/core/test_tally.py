@@ -265,6 +265,15 @@ def test_a_file_of_another_layout_is_replaced(path: Path) -> None:
     assert tally.place == 0
 
 
+def test_a_file_that_was_cut_short_is_replaced(path: Path) -> None:
+    Tally(path, "worker").leave()
+    os.truncate(path, path.stat().st_size - 4096)
+    tally = Tally(path, "worker")
+    tally.count(0, 200, 0, 0, 1000)
+    assert tally.place == 0
+    assert total(path).requests.sum() == 1
+
+
 def test_readers_need_not_write(path: Path, tally: Tally) -> None:
     tally.count(0, 200, 0, 0, 1000)
     path.chmod(0o444)
