@@ -7,6 +7,7 @@ import numpy as np
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from kserve._atomic cimport get, put
 from kserve._limits cimport (
     ADMITTED,
     ALONE,
@@ -31,12 +32,10 @@ from kserve._limits cimport (
     Verdict,
     add,
     balance_of,
-    get,
     is_named,
     keep,
     name_of,
     now_us,
-    put,
     set_limit,
     swap,
     tag_of,

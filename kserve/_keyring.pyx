@@ -11,17 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from libc.time cimport time as seconds
 
+from kserve._atomic cimport get, put
 from kserve._limits cimport KEY, set_limit, tag_of
 
 cdef extern from *:
-    """
-    #define kserve_ring_load(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
-    #define kserve_ring_store(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
-    """
-    uint64_t load_word "kserve_ring_load"(const uint64_t *word) noexcept nogil
-    void store_word "kserve_ring_store"(uint64_t *word, uint64_t value) noexcept nogil
-    Table *load_table "kserve_ring_load"(Table **table) noexcept nogil
-    void store_table "kserve_ring_store"(Table **table, Table *value) noexcept nogil
+    Table *get_table "kserve_get"(Table **table) noexcept nogil
+    void put_table "kserve_put"(Table **table, Table *value) noexcept nogil
 
 __all__ = ["GRACE_SECONDS", "PRIORITIES", "SCOPE_BITS", "Keyring", "siphash", "tag_of_key"]
 
@@ -64,7 +59,7 @@ cdef class Keyring:
         if length != KEY_TEXT:
             return NULL
         hash_text(self.seed, <const uint8_t *>text, length, hashed)
-        cdef const Slot *slot = look_up(load_table(&self.table), hashed)
+        cdef const Slot *slot = look_up(get_table(&self.table), hashed)
         if slot == NULL or (slot.entry.expires and slot.entry.expires <= <int64_t>seconds(NULL)):
             return NULL
         return &slot.entry
@@ -102,7 +97,7 @@ cdef class Keyring:
             self.rebuild(2 * (self.table.mask + 1), ())
         made.entry.holder = <uint32_t>len(self.holders)
         self.holders.append(holder)
-        put(self.table, &made)
+        put_slot(self.table, &made)
 
     def forget(self, ids=None):
         self.rebuild(FEWEST if ids is None else self.table.mask + 1, ids)
@@ -120,11 +115,11 @@ cdef class Keyring:
                 if kept.low and kept.entry.id[:KEY_ID].decode("ascii") not in leave:
                     holders.append(self.holders[kept.entry.holder])
                     kept.entry.holder = <uint32_t>(len(holders) - 1)
-                    put(fresh, &kept)
+                    put_slot(fresh, &kept)
         self.holders = holders
         old.replaced = time.monotonic()
         fresh.older = old
-        store_table(&self.table, fresh)
+        put_table(&self.table, fresh)
         free_unused(fresh, old.replaced - GRACE_SECONDS)
         return 0
 
@@ -168,7 +163,7 @@ cdef const Slot *look_up(const Table *table, const uint64_t *hashed) noexcept no
     cdef uint64_t low
     while True:
         slot = &table.slots[place & table.mask]
-        low = load_word(&slot.low)
+        low = get(&slot.low)
         if low == 0:
             return NULL
         if ((low ^ hashed[0]) | (slot.high ^ hashed[1])) == 0:
@@ -176,7 +171,7 @@ cdef const Slot *look_up(const Table *table, const uint64_t *hashed) noexcept no
         place += 1
 
 
-cdef void put(Table *table, const Slot *made) noexcept:
+cdef void put_slot(Table *table, const Slot *made) noexcept:
     """Into a free slot, of which there must be one; who reads meanwhile sees it whole or not at all."""
     cdef uint64_t place = made.low
     cdef Slot *slot
@@ -185,7 +180,7 @@ cdef void put(Table *table, const Slot *made) noexcept:
     slot = &table.slots[place & table.mask]
     slot.high = made.high
     slot.entry = made.entry
-    store_word(&slot.low, made.low)
+    put(&slot.low, made.low)
     table.used += 1
 
 

@@ -5,13 +5,13 @@ cimport cython
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from kserve._atomic cimport get, get_time
+
 cdef extern from *:
     """
     #ifndef __GCC_HAVE_SYNC_COMPARE_AND_SWAP_16
     #error "kserve needs a processor that swaps 16 bytes at once"
     #endif
-    #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
-    #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
     #define KSERVE_MOST_USED (((uint64_t)1 << 48) - 1)
     #define kserve_and(word, value) __atomic_fetch_and((word), (value), __ATOMIC_ACQ_REL)
     #define kserve_add(word, value) ((void)__atomic_add_fetch((word), (value), __ATOMIC_RELAXED))
@@ -28,9 +28,6 @@ cdef extern from *:
     }
     """
     const uint64_t MOST_USED "KSERVE_MOST_USED"     # tokens of a day
-    uint64_t get "kserve_get"(const uint64_t *word) noexcept nogil
-    int64_t get_time "kserve_get"(const int64_t *word) noexcept nogil
-    void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
     void add "kserve_add"(uint64_t *word, uint64_t value) noexcept nogil
     uint64_t keep "kserve_and"(uint64_t *word, uint64_t bits) noexcept nogil    # what it was before
     bint swap "kserve_swap"(uint64_t *word, uint64_t old, uint64_t next) noexcept nogil

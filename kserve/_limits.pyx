@@ -23,6 +23,8 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
+from kserve._atomic cimport get, get_time, put
+
 __all__ = [
     "ADDRESS", "ADMITTED", "ALONE", "EXHAUSTED", "KEY", "LEASED", "LIMITED", "MEMORY", "NEVER", "SLOTS", "Decision",
     "Limits", "interval",

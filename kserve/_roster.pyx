@@ -22,17 +22,9 @@ from libc.math cimport NAN
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-__all__ = ["PREPARING", "READY", "REFUSED", "RING", "SEATS", "Roster", "Seat", "SeatView", "Served"]
+from kserve._atomic cimport fence, get, put
 
-cdef extern from *:
-    """
-    #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
-    #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
-    #define kserve_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-    """
-    uint64_t get "kserve_get"(const uint64_t *word) noexcept nogil
-    void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
-    void fence "kserve_fence"() noexcept nogil
+__all__ = ["PREPARING", "READY", "REFUSED", "RING", "SEATS", "Roster", "Seat", "SeatView", "Served"]
 
 cdef enum:
     LAYOUT = 1

@@ -28,20 +28,14 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strncpy
 
+from kserve._atomic cimport fence, get, put
+
 __all__ = [
     "CLASSES", "MIDDLES", "PATHS", "PLACES", "ROUTES", "STATUSES", "UPPERS", "WHYS",
     "Counter", "Counts", "Gauge", "Living", "Tallies", "Tally", "Time",
 ]
 
 cdef extern from *:
-    """
-    #define kserve_get(word) __atomic_load_n((word), __ATOMIC_ACQUIRE)
-    #define kserve_put(word, value) __atomic_store_n((word), (value), __ATOMIC_RELEASE)
-    #define kserve_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
-    """
-    uint64_t get "kserve_get"(const uint64_t *word) noexcept nogil
-    void put "kserve_put"(uint64_t *word, uint64_t value) noexcept nogil
-    void fence "kserve_fence"() noexcept nogil
     int clz "__builtin_clzll"(unsigned long long) noexcept nogil
 
 cdef enum:
