@@ -20,6 +20,7 @@ from kserve._limits import ADDRESS, ADMITTED, Limits
 from kserve._tally import Counter, Gauge, Tally
 from kserve.serving.keys import Book, Keys, Match, Watched
 from kserve.serving.problems import Problem
+from kserve.serving.ratelimits import seconds
 from kserve.serving.tiers import Tiers
 from kserve.settings import Settings, Tier
 
@@ -203,7 +204,7 @@ class Authenticator:
         if verdict.outcome == ADMITTED:
             return Problem("unauthorized", detail, headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
         self._count(Counter.TOO_MANY_FAILURES)
-        wait = max(1, -(-verdict.retry_us // 1_000_000))
+        wait = max(1, seconds(verdict.retry_us))
         return Problem("too-many-failures", f"try again in {wait} s", headers={"Retry-After": str(wait)})
 
     def _count(self, counter: Counter) -> None:
