@@ -85,9 +85,9 @@ class _Host:
     def __init__(self, settings: Settings) -> None:
         from kserve._buckets import Buckets
         from kserve._limits import Limits
-        from kserve.snapshots.shared import shared_folder
+        from kserve.serving.samples import limits_file
 
-        path = shared_folder(settings.data) / "limits"
+        path = limits_file(settings.data)
         self.settings = settings
         self.table = Limits(path) if path.exists() else None
         self.buckets = None if self.table is None else Buckets(self.table)
@@ -97,7 +97,9 @@ class _Host:
         state = None if self.buckets is None else self.buckets.state()
         if state is None:
             return {"mode": None, "hosts": None, "buckets": 0, "failed_open": 0}
-        mode = list(_MODES)[state.mode]
+        from kserve.serving.samples import MODES
+
+        mode = MODES[state.mode]
         return {"mode": mode, "hosts": state.hosts, "buckets": state.used, "failed_open": state.failed_open}
 
     def key(self, key: Key) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from kserve._tally import Counter, Gauge, Tally, Time
 from kserve.errors import Busy, KserveError
 from kserve.serving.books import TTL, Ask, Books, Seen, Terms, today
 from kserve.serving.keys import Keys, Watched
+from kserve.serving.samples import lease_files
 from kserve.serving.tiers import Tiers
 from kserve.serving.till import HOST_KEPT, SECOND, SHARDS, Till, client_of, told
 from kserve.settings import Settings
 from kserve.snapshots.durable import lock
-from kserve.snapshots.shared import shared_folder
 
 log = structlog.get_logger("kserve.leases")
 
@@ -362,9 +362,8 @@ def now_us() -> int:
 @contextlib.asynccontextmanager
 async def at_work(settings: Settings, limits: Limits, tally: Tally) -> AsyncIterator[Buyer]:
     """The one buyer of this host. Raises Busy when another process is it, OSError."""
-    folder = shared_folder(settings.data)
-    with lock(folder / "LEASES", "buying leases"):
-        name = folder / "HOST"
+    alone, name = lease_files(settings.data)
+    with lock(alone, "buying leases"):
         if not name.exists() or len(name.read_bytes()) != HOST_BYTES:
             name.write_bytes(random.SystemRandom().randbytes(HOST_BYTES // 2).hex().encode())
         terms = KeyTerms(settings)

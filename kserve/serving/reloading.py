@@ -19,7 +19,7 @@ import msgspec
 
 from kserve._places import FLOCK
 from kserve.errors import Busy, SettingError
-from kserve.snapshots.shared import shared_folder
+from kserve.serving.samples import arbiters_file
 
 ENVIRONMENT = "_KSERVE_HANDOVER"
 """Where an image of the arbiter finds what the one before leaves to it."""
@@ -93,7 +93,7 @@ def be_found(data: Path) -> int:
 
     Each locks the byte of its number in a file without any content; the kernel knows who does. Raises OSError.
     """
-    descriptor = os.open(_file(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(arbiters_file(data), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, os.getpid())
     return descriptor
 
@@ -102,7 +102,7 @@ def arbiters(data: Path) -> list[int]:
     """The servers of this data directory that this user runs on this host. Raises OSError."""
     found: list[int] = []
     start = 0
-    with open(_file(data), "a+b") as file:
+    with open(arbiters_file(data), "a+b") as file:
         while True:
             asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 0, 0)
             kind, _, start, _, process = FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
@@ -146,7 +146,3 @@ class Reload:
     def _is_as_before(self) -> bool:
         """Between two images of an arbiter it is not to be found."""
         return self.children() == self._before and self.pid in arbiters(self._data)
-
-
-def _file(data: Path) -> Path:
-    return shared_folder(data) / "arbiters"

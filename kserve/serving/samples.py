@@ -40,6 +40,17 @@ def limits_file(data: Path) -> Path:
     return tally_file(data).with_name("limits")
 
 
+def lease_files(data: Path) -> tuple[Path, Path]:
+    """The lock of the one process that buys leases, and what Redis knows this host by. Raises OSError."""
+    folder = shared_folder(data)
+    return folder / "LEASES", folder / "HOST"
+
+
+def arbiters_file(data: Path) -> Path:
+    """Where the arbiters of servers are found. Raises OSError."""
+    return shared_folder(data) / "arbiters"
+
+
 def limits_state(data: Path) -> State | None:
     """How limits are decided; None when nothing on this host decides any."""
     table = limits_file(data)

@@ -10,9 +10,9 @@ from cli.support import done, run
 from kserve._buckets import Buckets
 from kserve._limits import ADDRESS, ALONE, LIMITED, Limits
 from kserve.serving.keys import Keys
+from kserve.serving.samples import limits_file
 from kserve.settings import TIERS, Failures
 from kserve.snapshots import shared
-from kserve.snapshots.shared import shared_folder
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def limits(data: Path) -> Limits:
-    return Limits(shared_folder(data) / "limits")
+    return Limits(limits_file(data))
 
 
 def test_a_key_that_spends_is_shown_with_what_is_left(data: Path, limits: Limits) -> None:
@@ -51,7 +51,7 @@ def test_a_key_that_has_not_asked_has_spent_nothing(data: Path) -> None:
     key, _ = Keys(data).create("Example Airways", ["score:read"], tier="site")
     assert done("limits", "show", key.id, "--json").json()["remaining"] is None
     assert "no server of this user has run" in done("limits", "show", key.id).out
-    Limits(shared_folder(data) / "limits")
+    Limits(limits_file(data))
     shown = done("limits", "show", key.id, "--json").json()
     assert (shown["remaining"], shown["left_today"], shown["admitted"]) == (TIERS["site"].burst, None, 0)
     assert f"{TIERS['site'].burst:,}, all of them\n" in done("limits", "show", key.id).out
