@@ -10,7 +10,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from kserve._buckets import Buckets
-from kserve._roster import SeatView
+from kserve._roster import Roster, SeatView
 from kserve.errors import KserveError
 from kserve.serving.models import Health, Limiting, Process, Ready, Staged
 from kserve.serving.problems import Problem
@@ -53,13 +53,19 @@ def readiness() -> Handler:
 
     async def ready(call: Call) -> web.Response:
         if call.site.draining:
-            raise Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
+            raise drained()
         check_known_answer(call.snapshot)
         share = await resident.share(call.site, call.snapshot)
         limits = limiting(call.site.buckets)
-        return call.json(Ready("ready", call.version, share, limits, await _processes(call.site)))
+        found = await asyncio.get_running_loop().run_in_executor(call.site.slow, seats, call.site.roster)
+        return call.json(Ready("ready", call.version, share, limits, [process(seat) for seat in found]))
 
     return ready
+
+
+def drained() -> Problem:
+    """Why who is draining is not ready."""
+    return Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
 
 
 def limiting(buckets: Buckets) -> Limiting:
@@ -68,13 +74,12 @@ def limiting(buckets: Buckets) -> Limiting:
     return Limiting(MODES[state.mode], state.hosts)
 
 
-async def _processes(site: Site) -> list[Process]:
+def seats(roster: Roster) -> list[SeatView]:
     """Who reads from the same data directory; a roster that cannot be read makes nobody unready."""
     try:
-        seats = await asyncio.get_running_loop().run_in_executor(site.slow, site.roster.seats)
+        return roster.seats()
     except OSError:
         return []
-    return [process(seat) for seat in seats]
 
 
 def process(seat: SeatView) -> Process:

@@ -21,14 +21,14 @@ from msgspec import Struct
 
 from kserve._buckets import Buckets
 from kserve._limits import Limits
-from kserve._roster import Roster, SeatView
+from kserve._roster import Roster
 from kserve._tally import Tally
 from kserve.errors import KserveError
 from kserve.notices.deliverer import NoticesThread
 from kserve.serving import metrics
 from kserve.serving.accepting import Door, Table, address_of, listening
 from kserve.serving.console import Console
-from kserve.serving.health import check_known_answer, limiting, process
+from kserve.serving.health import check_known_answer, drained, limiting, process, seats
 from kserve.serving.leases import LeaseState, LeaseThread
 from kserve.serving.models import Limiting, Process
 from kserve.serving.pages import StatusPage, add, reply
@@ -143,29 +143,22 @@ class HostHealth:
 
     async def _ready(self, request: web.Request) -> web.Response:
         if self._front.draining:
-            raise Problem("not-ready", "the server is draining: it finishes what it has and takes no more")
+            raise drained()
         found = await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
         return reply(self._front, request, 200, encode(found), dict(_HEADERS))
 
     def _look(self) -> HostReady:
         if not self._places.accepting():
             raise Problem("not-ready", "no worker takes connections")
-        places, seats = self._places.places(), self._seats()
+        places, found = self._places.places(), seats(self._roster)
         ours = {place.pid for place in places}
-        versions = sorted({seat.version for seat in seats if seat.pid in ours and seat.version is not None})
+        versions = sorted({seat.version for seat in found if seat.pid in ours and seat.version is not None})
         for version in versions:
             self._check(version)
         workers = [Worker(place.pid, place.state, place.connections) for place in places]
-        processes = [process(seat) for seat in seats]
+        processes = [process(seat) for seat in found]
         limits, leases = limiting(self._buckets), self.leases()
         return HostReady("ready", versions, len(self._places), workers, limits, leases, processes)
-
-    def _seats(self) -> list[SeatView]:
-        """A roster that cannot be read makes nobody unready."""
-        try:
-            return self._roster.seats()
-        except OSError:
-            return []
 
     def _check(self, version: str) -> None:
         """A file that is gone, or cannot be opened, is no fault of workers that have it mapped."""
