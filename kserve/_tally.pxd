@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
-cdef enum:                      # path
+cpdef enum:                     # path; the place in PATHS
     COMPILED = 0
     AIOHTTP = 1
 
@@ -20,10 +20,9 @@ cdef enum:                      # route; the place in ROUTES
     ROUTE_OTHER
     N_ROUTES
 
-cdef enum:                      # tier: its number in the sorted names, or one of these
+cpdef enum:                     # tier: its number in the sorted names, or one of these
     TIER_NONE = -1              # nobody knows who asks
     TIER_OPEN = -2              # without a key, where none is needed
-    N_TIERS = 16                # slots: none, open, 13 names, others
 
 cdef enum:                      # counter: the place in COUNTERS
     CONNECTIONS_ACCEPTED = 0
@@ -74,6 +73,7 @@ cdef enum:                      # histogram of the process, beside those of rout
 
 cdef enum:
     N_PATHS = 2
+    N_TIERS = 16                # slots: none, open, 13 names, others
     N_STATUSES = 16             # slots; see STATUSES
     N_CLASSES = 6               # of shedding
     N_WHYS = 3                  # of limiting: rate, quota, never

@@ -9,12 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "AIOHTTP",
     "CLASSES",
+    "COMPILED",
     "MIDDLES",
     "PATHS",
     "PLACES",
     "ROUTES",
     "STATUSES",
+    "TIER_NONE",
+    "TIER_OPEN",
     "UPPERS",
     "WHYS",
     "Counter",
@@ -31,7 +35,13 @@ ROUTES: tuple[str, ...]
 STATUSES: tuple[str, ...]
 """Statuses that are counted, by number: some exactly, the others by their class (``2xx``)."""
 PATHS: tuple[str, ...]
-"""Who answered: 0 the compiled path, 1 aiohttp."""
+"""Who answered, by number."""
+COMPILED: int
+AIOHTTP: int
+"""Those numbers."""
+TIER_NONE: int
+TIER_OPEN: int
+"""In place of the number of a tier, when nobody knows who asks, and when nobody needs a key."""
 CLASSES: tuple[str, ...]
 """Classes of shedding, by number."""
 WHYS: tuple[str, ...]
@@ -139,7 +149,7 @@ class Tally:
     def __init__(self, path: str | PathLike[str] | None, role: str, tiers: Iterable[str] = ()) -> None:
         """``tiers`` as in :meth:`name_tiers`."""
     def count(self, route: int, status: int, tier: int, path: int, nanoseconds: int) -> None:
-        """One answer; ``tier``: -1 when the key is not known, -2 without one; below 0 ns: it is not known how long."""
+        """One answer; ``tier``: a number, TIER_NONE or TIER_OPEN; below 0 ns: it is not known how long."""
     def limited(self, tier: int, outcome: int) -> None:
         """One request that its key's limit refused; ``outcome`` of the verdict: 1 rate, 2 quota, 3 never."""
     def shed(self, klass: int) -> None:

@@ -31,8 +31,8 @@ from libc.string cimport memset, strncpy
 from kserve._atomic cimport fence, get, put
 
 __all__ = [
-    "CLASSES", "MIDDLES", "PATHS", "PLACES", "ROUTES", "STATUSES", "UPPERS", "WHYS",
-    "Counter", "Counts", "Gauge", "Living", "Tallies", "Tally", "Time",
+    "AIOHTTP", "CLASSES", "COMPILED", "MIDDLES", "PATHS", "PLACES", "ROUTES", "STATUSES", "TIER_NONE", "TIER_OPEN",
+    "UPPERS", "WHYS", "Counter", "Counts", "Gauge", "Living", "Tallies", "Tally", "Time",
 ]
 
 cdef extern from *:

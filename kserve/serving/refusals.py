@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiohttp import web
 
-from kserve._tally import ROUTES
+from kserve._tally import AIOHTTP, ROUTES, TIER_NONE
 from kserve.serving.patterns import DATE, LENGTH, REQUEST_ID, pattern
 from kserve.serving.problems import Problem
 from kserve.serving.shedding import DETAIL
-from kserve.serving.site import AIOHTTP, TIER_NONE
 
 if TYPE_CHECKING:
     from kserve.serving.shedding import Connection

@@ -14,7 +14,7 @@ from kserve._buckets import Buckets, State
 from kserve._limits import ALONE, LEASED, MEMORY
 from kserve._limits import Limits as Table
 from kserve._roster import Roster, SeatView
-from kserve._tally import PATHS, ROUTES, STATUSES, Counter, Counts, Gauge, Living, Tallies
+from kserve._tally import COMPILED, ROUTES, STATUSES, Counter, Counts, Gauge, Living, Tallies
 from kserve.serving.readings import Counted, Usage, histograms, increase, quantiles, usage
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.shared import shared_folder
@@ -211,7 +211,7 @@ def _rates(before: Counts | None, after: Counts, seconds: float) -> Rates:
         limited=sum(_limited(before, after, tier) for tier in after.limited) / seconds,
         shed=float(_more(before and before.shed, after.shed).sum()) / seconds,
         unauthorized=float(counters[_UNAUTHORIZED].sum()) / seconds,
-        compiled=float(requests[PATHS.index("compiled")].sum()) / seconds,
+        compiled=float(requests[COMPILED].sum()) / seconds,
         latency=_latency(buckets.sum(axis=0)),
     )
 

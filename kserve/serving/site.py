@@ -18,7 +18,7 @@ from multidict import istr
 from kserve._buckets import Buckets
 from kserve._limits import Limits
 from kserve._roster import Roster, Seat
-from kserve._tally import PATHS, ROUTES, Tally
+from kserve._tally import AIOHTTP, ROUTES, TIER_NONE, TIER_OPEN, Tally
 from kserve._wire import Numbers
 from kserve.errors import KserveError, UnknownProfile
 from kserve.serving import problems
@@ -48,10 +48,6 @@ _SERVER: str = istr("Server")
 _VERSION: str = istr("Kserve-Version")
 _IF_NONE_MATCH: str = istr("If-None-Match")
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
-
-AIOHTTP = PATHS.index("aiohttp")
-TIER_NONE, TIER_OPEN = -1, -2
-"""In place of the number of a tier, when nobody knows who asks, and when nobody needs a key."""
 
 Endpoint = Callable[[web.Request], Awaitable[web.Response]]
 

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 import kserve
 from kserve._buckets import State
 from kserve._tally import (
+    AIOHTTP,
     CLASSES,
     MIDDLES,
     PATHS,
@@ -145,7 +146,7 @@ def _requests(total: Counts) -> Metric:
     family = CounterMetricFamily("kserve_requests", "Requests that were answered.", labels=("route", "status", "path"))
     for path, route, status in np.ndindex(total.requests.shape):
         count = int(total.requests[path, route, status])
-        if status < len(STATUSES) and (count or (STATUSES[status] in _ALWAYS and PATHS[path] == "aiohttp")):
+        if status < len(STATUSES) and (count or (STATUSES[status] in _ALWAYS and path == AIOHTTP)):
             family.add_metric((ROUTES[route], STATUSES[status], PATHS[path]), count)
     return family
 
