@@ -173,6 +173,15 @@ cdef inline int check_whole(Whole value, uint64_t *out) noexcept nogil:
     return FINE
 
 
+cdef inline bint is_noted(int flaw, const uint8_t *reasons, uint8_t *flaws, int64_t i) noexcept nogil:
+    """Whether it has a reason, which is written down where there is room for it."""
+    if flaw == FINE or not reasons[flaw]:
+        return False
+    if flaws != NULL:
+        flaws[i] = reasons[flaw]
+    return True
+
+
 cdef int64_t check_wholes(
     const Whole[::1] values, const uint8_t *valid, int64_t offset, const uint8_t[::1] reasons, uint64_t[::1] out,
     uint8_t *flaws,
@@ -184,10 +193,7 @@ cdef int64_t check_wholes(
         out[i] = 0
         if is_valid(valid, offset + i):
             flaw = check_whole(values[i], &out[i])
-        if flaw != FINE and reasons[flaw]:
-            found += 1
-            if flaws != NULL:
-                flaws[i] = reasons[flaw]
+        found += is_noted(flaw, &reasons[0], flaws, i)
     return found
 
 
@@ -261,10 +267,7 @@ cdef int64_t check_digits(
         out[i] = 0
         if is_valid(valid, offset + i):
             flaw = parse_digits(data + offsets[i], offsets[i + 1] - offsets[i], zeros, &out[i])
-        if flaw != FINE and reasons[flaw]:
-            found += 1
-            if flaws != NULL:
-                flaws[i] = reasons[flaw]
+        found += is_noted(flaw, &reasons[0], flaws, i)
     return found
 
 
