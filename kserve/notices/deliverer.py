@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from kserve.notices import deliveries
 from kserve.notices.deliveries import Due
 from kserve.notices.desk import Desk
 from kserve.notices.sender import Sender
+from kserve.notices.standby import Standby
 from kserve.notices.store import Store
 from kserve.notices.webhooks import valid_secrets
 from kserve.settings import Settings
@@ -29,9 +28,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 POLL_SECONDS = 0.25
-STANDBY_SECONDS = 1.0
-"""How often a deliverer that stands by looks whether the working one is gone."""
-
 UNDER_WAY = 4
 """Messages under way to one endpoint: a slow partner fills its own places, and nobody else's."""
 
@@ -153,49 +149,27 @@ async def at_work(settings: Settings) -> AsyncIterator[Deliverer]:
             yield Deliverer(store, Desk(store, Catalog(settings.data)), sender)
 
 
-class NoticesThread:
-    """A deliverer in a thread of a server. Every office has one; one of the host works, the others stand by.
-
-    Start it after the last fork. It ends with :meth:`stop`, and never by itself.
-    """
+class NoticesThread(Standby):
+    """A deliverer in a thread of a server. Every office has one; one of the host works, the others stand by."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__("kserve-notices", 2 * GRACE_SECONDS)
         self._settings = settings
-        self._thread = threading.Thread(target=self._run, name="kserve-notices", daemon=True)
-        self._ended = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
         self._said = ""
 
-    def start(self) -> None:
-        """Begin, or stand by."""
-        self._thread.start()
+    async def work(self, stop: asyncio.Event) -> None:
+        """Deliver until ``stop``."""
+        async with at_work(self._settings) as deliverer:
+            await deliverer.run(stop)
 
-    def stop(self) -> None:
-        """End; attempts under way get a few seconds."""
-        self._ended.set()
-        if self._loop is not None and self._stop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(2 * GRACE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                asyncio.run(self._work())
-            except Busy:
-                self._said = ""
-            except (KserveError, OSError) as error:
-                self._say(f"notices wait: {error}")
-            except Exception:
-                log.exception("the deliverer failed, and begins again")
-            self._ended.wait(STANDBY_SECONDS)
-
-    async def _work(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        if not self._ended.is_set():
-            async with at_work(self._settings) as deliverer:
-                await deliverer.run(self._stop)
+    def failed(self, error: Exception) -> None:
+        """What is said once is not said again."""
+        if isinstance(error, Busy):
+            self._said = ""
+        elif isinstance(error, (KserveError, OSError)):
+            self._say(f"notices wait: {error}")
+        else:
+            log.error("the deliverer failed, and begins again", exc_info=error)
 
     def _say(self, text: str) -> None:
         if text != self._said:

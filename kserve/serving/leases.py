@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from itertools import groupby, islice
@@ -18,6 +17,7 @@ from kserve._buckets import Buckets
 from kserve._limits import ALONE, KEY, LEASED, MEMORY, Limits, interval
 from kserve._tally import Counter, Gauge, Tally, Time
 from kserve.errors import Busy, KserveError
+from kserve.notices.standby import Standby
 from kserve.serving.books import TTL, Ask, Books, Seen, Terms, today
 from kserve.serving.keys import Keys, Watched
 from kserve.serving.samples import lease_files
@@ -52,7 +52,6 @@ LEAD = 3 * SECOND // 10
 """µs that a purchase must last, beside the time that two rounds take."""
 
 TERMS_SECONDS = 1.0
-STANDBY_SECONDS = 1.0
 HOST_BYTES = 8
 
 
@@ -374,58 +373,37 @@ async def at_work(settings: Settings, limits: Limits, tally: Tally) -> AsyncIter
             terms.close()
 
 
-class LeaseThread:
-    """A buyer in a thread of the office. One process of a host buys, others stand by.
-
-    Start it after the last fork. It ends with :meth:`stop`, and never by itself.
-    """
+class LeaseThread(Standby):
+    """A buyer in a thread of the office. One process of a host buys, others stand by."""
 
     def __init__(self, settings: Settings, limits: Limits, tally: Tally) -> None:
+        super().__init__("kserve-leases", 2.0)
         self._settings = settings
         self._limits = limits
         self._tally = tally
-        self._thread = threading.Thread(target=self._run, name="kserve-leases", daemon=True)
-        self._ended = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
         self._buyer: Buyer | None = None
         self._standby = LeaseState("standby", time.time(), settings.hosts, 0, 0.0, None)
 
     def start(self) -> None:
         """Begin, or stand by. Raises SettingError when the setting ``redis`` is no address."""
         client_of(self._settings)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Give back what is left, and end; within a few round trips."""
-        self._ended.set()
-        if self._loop is not None and self._stop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(2.0)
+        super().start()
 
     def state(self) -> LeaseState:
         """What is shown in /readyz, metrics and pages."""
         buyer = self._buyer
         return self._standby if buyer is None else buyer.state
 
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                asyncio.run(self._work())
-            except Busy:
-                pass
-            except Exception:
-                log.exception("the buyer of leases failed, and begins again")
-            self._ended.wait(STANDBY_SECONDS)
-
-    async def _work(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        if self._ended.is_set():
-            return
+    async def work(self, stop: asyncio.Event) -> None:
+        """Buy until ``stop``, then give back what is left, within a few round trips."""
         async with at_work(self._settings, self._limits, self._tally) as buyer:
             self._buyer = buyer
             try:
-                await buyer.run(self._stop)
+                await buyer.run(stop)
             finally:
                 self._buyer = None
+
+    def failed(self, error: Exception) -> None:
+        """Standing by is no failure."""
+        if not isinstance(error, Busy):
+            log.error("the buyer of leases failed, and begins again", exc_info=error)
