@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +173,9 @@ class Settings(BaseSettings):
     compiled: bool = Field(True, description="answer plain requests for scores in compiled code")
     tiers: dict[str, Tier] = Field(TIERS, description="what keys of each tier may ask for")
     failures: Failures = Field(Failures(), description="failed authentications that an address may have")
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="networks of proxies whose X-Forwarded-For names the client"
+    )
     redis: str | None = Field(None, description="Redis or Valkey through which the hosts of a fleet share limits")
     redis_cluster: bool = Field(False, description="the Redis is a cluster")
     redis_timeout: float = Field(0.25, gt=0, description="seconds that Redis may take, in the background")

@@ -6,7 +6,6 @@ a :class:`~kserve.serving.keys.Book` in memory, in one way and in the same time 
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from aiohttp import web
 from kserve._keyring import SCOPE_BITS, Keyring, tag_of_key
 from kserve._limits import ADDRESS, ADMITTED, Limits
 from kserve._tally import Counter, Gauge, Tally
+from kserve.serving.addresses import client, network
 from kserve.serving.keys import Book, Keys, Match, Watched
 from kserve.serving.problems import Problem
 from kserve.serving.ratelimits import seconds
@@ -61,6 +61,7 @@ class Authenticator:
         """For compiled code: whom it knows is live, and within its scopes may ask."""
         self.tiers = Tiers(settings)
         self._open = settings.open
+        self._proxies = settings.trusted_proxies
         self._limits = limits
         self._tally = tally
         self._keys = Keys(settings.data)
@@ -97,7 +98,7 @@ class Authenticator:
             raise Problem("unauthorized", f"give a key, {_HOW}", headers={"WWW-Authenticate": CHALLENGE})
         if len(texts) > 1:
             self._count(Counter.UNAUTHORIZED_MALFORMED)
-            raise self._failed(request.remote, "two different keys were given: give one")
+            raise self._failed(request, "two different keys were given: give one")
         (text,) = texts
         known: Caller | None = self.keyring.get(text)
         if known is not None:
@@ -105,7 +106,7 @@ class Authenticator:
         caller = self._authenticated(text)
         if caller is None:
             self._count(Counter.UNAUTHORIZED_REFUSED)
-            raise self._failed(request.remote, "no live key has this text: it may be cut, expired, rotated or revoked")
+            raise self._failed(request, "no live key has this text: it may be cut, expired, rotated or revoked")
         return caller
 
     def permit(self, caller: Caller | None, scope: str) -> None:
@@ -198,9 +199,9 @@ class Authenticator:
         )
         return caller
 
-    def _failed(self, address: str | None, detail: str) -> Problem:
+    def _failed(self, request: web.BaseRequest, detail: str) -> Problem:
         """What a failed authentication ends in; too many of one address are told less."""
-        verdict = self._limits.take(network(address), self.tiers.failures, kind=ADDRESS)
+        verdict = self._limits.take(network(client(request, self._proxies)), self.tiers.failures, kind=ADDRESS)
         if verdict.outcome == ADMITTED:
             return Problem("unauthorized", detail, headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'})
         self._count(Counter.TOO_MANY_FAILURES)
@@ -220,17 +221,6 @@ def _given(request: web.BaseRequest) -> set[str]:
             texts.add(text.strip())
     texts.update(request.query.getall("key", ()))
     return texts
-
-
-def network(address: str | None) -> str:
-    """Whose failures are counted together: an IPv4 address, or 64 bits of an IPv6 address in hexadecimal."""
-    try:
-        found = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return "-"
-    if isinstance(found, ipaddress.IPv6Address):
-        return f"{int(found) >> 64:016x}" if found.ipv4_mapped is None else str(found.ipv4_mapped)
-    return str(found)
 
 
 def _seconds(ends: datetime | None) -> int:

@@ -11,6 +11,7 @@ from aiohttp import web
 from kserve.errors import KserveError, SnapshotError, UnknownVersion
 from kserve.notices import pages
 from kserve.serving import bodies, sessions, views
+from kserve.serving.addresses import client
 from kserve.serving.comparisons import Comparisons
 from kserve.serving.keys import Key, Keys
 from kserve.serving.pages import HTML, PageHandler, add, reply
@@ -96,7 +97,7 @@ class Console:
             comparisons=self._comparisons,
             session=session,
             key=key,
-            address=request.remote,
+            address=client(request, self._settings.trusted_proxies),
             path=request.match_info,
             query=request.query,
             fields=fields or {},

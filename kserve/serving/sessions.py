@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import secrets
 import time
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
+
+from kserve.serving import addresses
 
 SECONDS = 8 * 3600
 """How long a session lasts."""
@@ -85,14 +86,14 @@ class Attempts:
 
     def wait(self, address: str | None) -> int:
         """Seconds until this address may try again; 0: now."""
-        recent = self._recent(_network(address))
+        recent = self._recent(addresses.network(address))
         if len(recent) < ATTEMPTS:
             return 0
         return math.ceil(recent[-ATTEMPTS] + ATTEMPTS_SECONDS - self._clock())
 
     def failed(self, address: str | None) -> None:
         """Count one more."""
-        network = _network(address)
+        network = addresses.network(address)
         self._failed[network] = [*self._recent(network), self._clock()][-ATTEMPTS:]
         self._failed.move_to_end(network)
         while len(self._failed) > MOST_ADDRESSES:
@@ -151,11 +152,3 @@ def _same(one: str, other: str) -> bool:
 
 def _mac(pepper: bytes, text: str) -> str:
     return hmac.new(pepper, b"console " + text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
-
-
-def _network(address: str | None) -> str:
-    try:
-        found = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return address or ""
-    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)

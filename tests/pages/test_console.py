@@ -114,7 +114,7 @@ def test_attempts_by_address() -> None:
     now += 1
     assert attempts.wait("2001:db8::1") == 0
     for number in range(sessions.MOST_ADDRESSES + 10):
-        attempts.failed(f"host-{number}")
+        attempts.failed(f"10.0.{number // 256}.{number % 256}")
     assert len(attempts._failed) == sessions.MOST_ADDRESSES
 
 

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from kserve._limits import ADDRESS, Limits
+from kserve._limits import Limits
 from kserve._tally import Counter, Gauge, Tallies, Tally
 from kserve.serving import auth
-from kserve.serving.auth import Authenticator, Caller, network
+from kserve.serving.auth import Authenticator, Caller
 from kserve.serving.keys import Keys
 from kserve.serving.problems import Problem
 from kserve.settings import Failures, Settings
@@ -165,21 +165,15 @@ def test_failures_are_limited_by_address_and_live_keys_are_served(house: House, 
     assert house.refused(bearer("wrong", remote="10.0.0.2")).slug == "unauthorized"
 
 
-@pytest.mark.parametrize(
-    ("address", "together"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "20010db800010002"),
-        ("2001:db8:1:2::9%eth0", "20010db800010002"),
-        ("", "-"),
-        (None, "-"),
-        ("/run/socket", "-"),
-    ],
-)
-def test_addresses_that_are_one(address: str | None, together: str) -> None:
-    assert network(address) == together
-    Limits(None).take(together, FEW, kind=ADDRESS)
+def test_a_trusted_proxy_is_not_held_to_account_for_its_clients(tmp_path: Path) -> None:
+    house = House(tmp_path / "data", trusted_proxies=["10.0.0.0/8"])
+    house.auth.refresh()
+    for client, slug in [("192.0.2.7", "too-many-failures"), ("192.0.2.8", "unauthorized")]:
+        problems = [
+            house.refused(request(("X-Api-Key", "wrong"), ("X-Forwarded-For", f"{i}.1.1.1, {client}")))
+            for i in range(4 if client.endswith("7") else 1)
+        ]
+        assert problems[-1].slug == slug
 
 
 def test_open(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def defaults(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
             yield from defaults(type(field.default), f"{prefix}{name}.")
-        elif isinstance(field.default, dict):
+        elif isinstance(field.default, dict | tuple):
             yield prefix + name, ", ".join(field.default)
         else:
             yield prefix + name, "" if field.default is None else str(field.default).lower()
