@@ -20,11 +20,13 @@ from kserve._limits cimport (
     MOST_LEFT,
     MOST_USED,
     NAME_SIZE,
+    SET_SLOTS,
     SLOT_COUNT,
     TICK_SHIFT,
     UNTIL_BIT,
     UNTIL_SHIFT,
     WANT_SHIFT,
+    Insertion,
     Limit,
     Limits,
     Slot,
@@ -157,7 +159,7 @@ cdef class Buckets:
         cdef int64_t[:, ::1] figures = np.empty((4, SLOT_COUNT), dtype=np.int64)
         cdef Py_ssize_t n
         with nogil:
-            n = list_demand(self.limits.slots, not self.asked, now_us(), self.seen, names, figures)
+            n = list_demand(self.limits.slots, self.limits.insertions, not self.asked, now_us(), self.seen, names, figures)
         self.asked = True
         texts = np.asarray(names)[:n].reshape(-1).view(f"S{NAME_SIZE}")
         return Demand(texts, *(row[:n].copy() for row in np.asarray(figures)))
@@ -212,13 +214,16 @@ cdef inline uint64_t lease_word(int64_t balance, int64_t left, int64_t until) no
 
 
 cdef Py_ssize_t list_demand(
-    Slot *slots, bint first, int64_t now, uint64_t[:, ::1] seen, uint8_t[:, ::1] names, int64_t[:, ::1] figures
+    Slot *slots, const Insertion *insertions, bint first, int64_t now,
+    uint64_t[:, ::1] seen, uint8_t[:, ::1] names, int64_t[:, ::1] figures
 ) noexcept nogil:
     """How many keys were asked for since, or have a balance; of each its name and the figures of a Demand."""
     cdef Py_ssize_t place, n = 0
     cdef uint64_t tag, admitted, refused, ones = (<uint64_t>1 << WANT_SHIFT) - 1
     cdef bint known
     for place in range(SLOT_COUNT):
+        if not get(&insertions[place // SET_SLOTS].number):
+            continue
         tag = get(&slots[place].tag)
         if tag & KIND_BITS != KEY or not is_named(&slots[place]):
             continue

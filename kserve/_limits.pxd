@@ -52,7 +52,9 @@ cpdef enum:                     # modes of the host
     ALONE                       # limit ÷ hosts, by GCRA
 
 cdef enum:
-    SLOT_COUNT = 65_536
+    SET_SLOTS = 16
+    SETS = 16_384
+    SLOT_COUNT = SETS * SET_SLOTS
     NAME_SIZE = 16
     KIND_BITS = 15              # of a tag
     MOST_HOSTS = 65_535
@@ -87,7 +89,7 @@ cdef struct Slot:
     uint64_t refused            # the largest cost that a lease refused since demand() looked << 40 | tokens
     char name[NAME_SIZE]        # zeros behind it
 
-cdef struct Insertion:          # in progress in a set of slots, or its number alone
+cdef struct Insertion:          # in progress in a set of slots, or its number alone: 0 when the set was never used
     uint64_t tag                # 0: none
     uint64_t number             # << 8 | place
 

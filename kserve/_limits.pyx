@@ -33,8 +33,6 @@ __all__ = [
 cdef enum:
     LAYOUT = 1
     PAGE = 4096
-    SETS = 4096
-    SET_SLOTS = 16
     ADDRESS_PLACES = 4          # of a set, its last: however many addresses fail, keys have the rest
     FILE_SIZE = PAGE + SETS * sizeof(Insertion) + SLOT_COUNT * sizeof(Slot)
     MODE_BITS = 3               # of the word of the mode

@@ -257,7 +257,7 @@ def bring_many(path, seed, count):
 
 @pytest.mark.heavy
 def test_buckets_that_change_hands_all_the_time_stay_one_for_each_name(path):
-    for process in [Forked(bring_many, path, seed, 150_000) for seed in range(4)]:
+    for process in [Forked(bring_many, path, seed, 200_000) for seed in range(4)]:
         assert process.result() is None
     buckets = Buckets(Limits(path))
     names = [bucket.name for bucket in buckets.all()]
