@@ -66,7 +66,8 @@ class Buckets:
         ``standing`` nothing may be owed. Raises ValueError.
         """
     def deposit(self, name: str | bytes, tokens: int, seconds: float, left: int = 0) -> int | None:
-        """Add bought tokens, for at most 1,800 seconds. ``left``: what Redis could still sell, which clients are told.
+        """Add bought tokens, for at most 1,800 seconds. ``left``: what Redis could still
+        sell, which clients are told; below 0 after it has sold more than it does otherwise.
 
         The new balance; None: not done, because there is no bucket to be had. Raises ValueError.
         """

@@ -15,9 +15,9 @@ from kserve._limits cimport (
     JOINING_BIT,
     KEY,
     KIND_BITS,
+    LEFT_BITS,
     MEMORY,
     MOST_HOSTS,
-    MOST_LEFT,
     MOST_USED,
     NAME_SIZE,
     SET_SLOTS,
@@ -117,7 +117,7 @@ cdef class Buckets:
         cdef Slot *slot = NULL
         cdef int64_t now = now_us(), balance
         cdef uint64_t word, tag
-        if not 0 <= tokens <= MOST_LEASED or left < 0 or not 0 <= seconds <= LONGEST:
+        if not 0 <= tokens <= MOST_LEASED or not 0 <= seconds <= LONGEST:
             raise ValueError(f"{tokens} tokens for {seconds} s with {left} left are no lease")
         slot = self.slot(name)
         if slot == NULL:
@@ -159,7 +159,9 @@ cdef class Buckets:
         cdef int64_t[:, ::1] figures = np.empty((4, SLOT_COUNT), dtype=np.int64)
         cdef Py_ssize_t n
         with nogil:
-            n = list_demand(self.limits.slots, self.limits.insertions, not self.asked, now_us(), self.seen, names, figures)
+            n = list_demand(
+                self.limits.slots, self.limits.insertions, not self.asked, now_us(), self.seen, names, figures
+            )
         self.asked = True
         texts = np.asarray(names)[:n].reshape(-1).view(f"S{NAME_SIZE}")
         return Demand(texts, *(row[:n].copy() for row in np.asarray(figures)))
@@ -210,7 +212,9 @@ cdef class Buckets:
 
 
 cdef inline uint64_t lease_word(int64_t balance, int64_t left, int64_t until) noexcept nogil:
-    return <uint64_t>balance << 40 | <uint64_t>min(left, <int64_t>MOST_LEFT) << 16 | <uint16_t>(until >> TICK_SHIFT)
+    cdef int64_t most = (<int64_t>1 << (LEFT_BITS - 1)) - 1
+    cdef uint64_t known = <uint64_t>min(max(left, -most), most) & (<uint64_t>1 << LEFT_BITS) - 1
+    return <uint64_t>balance << 40 | known << 16 | <uint16_t>(until >> TICK_SHIFT)
 
 
 cdef Py_ssize_t list_demand(

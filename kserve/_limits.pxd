@@ -58,7 +58,7 @@ cdef enum:
     NAME_SIZE = 16
     KIND_BITS = 15              # of a tag
     MOST_HOSTS = 65_535
-    MOST_LEFT = (1 << 24) - 1
+    LEFT_BITS = 24              # of a lease, signed
     DAY_SHIFT = 48
     WANT_SHIFT = 40
     UNTIL_BIT = 19              # of the word of the mode
@@ -84,7 +84,7 @@ cdef struct Slot:
     uint64_t tag                # 0: never used. Swapped together with tat, so nobody is charged for another
     int64_t tat                 # µs of the monotonic clock: when the bucket is full again
     uint64_t quota              # day << 48 | tokens used on it
-    uint64_t lease              # tokens, signed, << 40 | left in Redis << 16 | expiry in ticks
+    uint64_t lease              # tokens, signed, << 40 | left in Redis, signed, << 16 | expiry in ticks
     uint64_t admitted           # tokens, ever
     uint64_t refused            # the largest cost that a lease refused since demand() looked << 40 | tokens
     char name[NAME_SIZE]        # zeros behind it
@@ -168,6 +168,11 @@ cdef inline int64_t balance_of(uint64_t word, int64_t now) noexcept nogil:
     cdef int64_t balance = <int64_t>word >> 40
     cdef int16_t ticks = <int16_t><uint16_t>(word - <uint64_t>(now >> TICK_SHIFT))
     return 0 if balance > 0 and ticks <= 0 else balance
+
+
+cdef inline int64_t left_of(uint64_t word) noexcept nogil:
+    """Tokens that Redis could still sell; below 0 after it sold a batch that is more than it sells otherwise."""
+    return <int64_t>(word << LEFT_BITS) >> (64 - LEFT_BITS)
 
 
 cdef inline bint same(const char *ours, const char *name, size_t length) noexcept nogil:

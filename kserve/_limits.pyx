@@ -364,7 +364,7 @@ cdef void describe(
     if limit.interval == 0:
         verdict.remaining = limit.burst
     elif terms.mode == LEASED:
-        left = balance_of(lease, terms.now) + terms.standing + <int64_t>(lease >> 16 & MOST_LEFT)
+        left = balance_of(lease, terms.now) + terms.standing + left_of(lease)
         verdict.remaining = min(max(left, 0), limit.burst)
         verdict.reset_us = (limit.burst - verdict.remaining) * limit.interval
     else:
@@ -451,7 +451,7 @@ cdef bint spend_lease(
     Slot *slot, uint64_t tag, const Limit *limit, const Terms *terms, Verdict *verdict
 ) noexcept nogil:
     """Whether it is settled, by what was bought and what may be owed; see `spend`."""
-    cdef int64_t balance, missing, left, day = terms.day
+    cdef int64_t balance, missing, day = terms.day
     cdef int64_t used = used_on(get(&slot.quota), &day)
     cdef uint64_t word, spent
     while True:
@@ -461,11 +461,11 @@ cdef bint spend_lease(
         balance = balance_of(word, terms.now)
         missing = terms.cost - balance - terms.standing
         if missing > 0:
-            left = <int64_t>(word >> 16 & MOST_LEFT)
             describe(get_time(&slot.tat), get(&slot.quota), word, limit, terms, verdict)
+            verdict.remaining = max(balance + terms.standing, 0)
             refuse(
                 slot, terms, limit.quota and used + terms.cost > limit.quota,
-                max(missing - left, 0) * limit.interval + SLACK, verdict,
+                until_sold(get_time(&slot.tat), word, missing, limit, terms) + SLACK, verdict,
             )
             return True
         spent = <uint64_t>(balance - terms.cost) << 40 | word & (<uint64_t>1 << 40) - 1
@@ -477,6 +477,15 @@ cdef bint spend_lease(
     describe(get_time(&slot.tat), get(&slot.quota), spent, limit, terms, verdict)
     admit(slot, terms, verdict)
     return True
+
+
+cdef int64_t until_sold(
+    int64_t tat, uint64_t word, int64_t missing, const Limit *limit, const Terms *terms
+) noexcept nogil:
+    """µs until Redis can sell what is missing. The only host has all of `tat`; others go by what was left."""
+    if terms.hosts == 1:
+        return max(clamped(tat, limit, terms) - terms.now - (limit.burst - terms.cost) * limit.interval, 0)
+    return max(missing - left_of(word), 0) * limit.interval
 
 
 cdef bint note_spent(Slot *slot, uint64_t tag, const Limit *limit, const Terms *terms) noexcept nogil:

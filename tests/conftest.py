@@ -1,6 +1,7 @@
 """What holds for every test: hypothesis without deadlines, and the heavy tests after the fast ones."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -15,8 +16,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("heavy") is not None)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def forget_shared(below: Path) -> None:
     """Memory that servers of tests shared is not left behind."""
+    sweep(f"kserve-{os.geteuid()}-", below=below.resolve())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    own = getattr(item, "funcargs", {}).get("tmp_path")
+    if own is not None:
+        forget_shared(own)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
     factory = getattr(session.config, "_tmp_path_factory", None)
     if factory is not None:
-        sweep(f"kserve-{os.geteuid()}-", below=factory.getbasetemp().resolve())
+        forget_shared(factory.getbasetemp())

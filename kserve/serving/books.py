@@ -27,6 +27,9 @@ LOOKED_AT = TTL - 500_000
 MEMORY = 200_000
 """Time constant of the demand that is looked at."""
 
+PROMISED_MORE = 1_100_000
+"""Who was refused is told to wait at most so much longer than until the tokens can be had: whole seconds, and slack."""
+
 FORGOTTEN = 60_000_000
 """A key that owes nothing and is owed nothing is forgotten after this long."""
 
@@ -53,7 +56,8 @@ class Account:
     """What is known of one key. ``balance``: tokens owned; below 0: spent of what stands at this host, and owed.
 
     ``want``: tokens that the largest batch needs, which waits for them until ``waits``; or they are to stand ready for
-    the next one until ``ready``, unless ``others``, that many hosts, are asked for the key too.
+    the next one until ``ready``, unless ``others``, that many hosts, are asked for the key too. ``left``: tokens that
+    Redis could still sell when it was asked last.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Account:
     waits: int = 0
     ready: int = 0
     others: int = 0
+    left: int = 0
     active: int = 0
     told: bool = False
     full: int = 0
@@ -155,7 +160,8 @@ class Books:
                 account.active = now
                 account.rate += weight * (row.admitted + row.refused) / elapsed
             if row.want:
-                account.want, account.waits, account.ready = row.want, now + IDLE, 0
+                account.want, account.ready = row.want, 0
+                account.waits = now + self._promised(account) + IDLE
             elif account.want and row.admitted >= account.want:
                 account.waits, account.ready = 0, now + KEPT
             if not known:
@@ -163,6 +169,11 @@ class Books:
             elif alone and row.admitted:
                 self._spent_alone(account, row.admitted, now)
         self.seen = now
+
+    def _promised(self, account: Account) -> int:
+        """µs after which a batch that was refused comes again, when it obeys; see the table of limits."""
+        missing = account.want - account.balance - account.terms.standing(self.hosts) - account.left
+        return max(missing, 0) * account.terms.interval + PROMISED_MORE
 
     def _account(self, row: Seen) -> Account:
         account = self.accounts.get(row.name)
@@ -222,7 +233,7 @@ class Books:
             return self._ask(account, balance, 0, 0, now) if balance else None
         target = self._target(account)
         if ready > max(0, balance):
-            return self._ask_for_batch(account, ready - balance, target - balance, now)
+            return self._ask_for_batch(account, ready, target - balance, now)
         target = max(target, ready)
         if account.others and balance > 4 * max(1, target):
             return self._ask(account, balance, 1, target, now)
@@ -232,12 +243,19 @@ class Books:
             return self._ask(account, 0, 0, target - balance, now)
         return None
 
-    def _ask_for_batch(self, account: Account, least: int, most: int, now: int) -> Ask | None:
-        """All or nothing. For one that is not waiting, only when there is enough, as far as is known."""
-        free = self.managed(account.terms) - account.ahead(now) // account.terms.interval
-        if now < account.waits or least <= free:
-            return self._ask(account, 0, least, max(least, most), now)
-        return self._ask(account, 0, 1, -account.balance, now) if account.balance < 0 else None
+    def _ask_for_batch(self, account: Account, ready: int, most: int, now: int) -> Ask | None:
+        """All or nothing, or two hosts that want much could each have half of it for ever; but bit by bit for the only
+        host that is asked for the key. For a batch that is not waiting, only when there is enough, as far as is known.
+
+        More than one host can have beside the others is bought whole and anew, which Redis sees as an exception.
+        """
+        managed, missing = self.managed(account.terms), ready - account.balance
+        if now >= account.waits and missing > managed - account.ahead(now) // account.terms.interval:
+            return self._ask(account, 0, 1, -account.balance, now) if account.balance < 0 else None
+        if ready > managed:
+            back = max(account.balance, 0)
+            return self._ask(account, back, missing + back, missing + back, now)
+        return self._ask(account, 0, missing if account.others else 1, max(missing, most), now)
 
     def closing(self, account: Account, now: int) -> Ask:
         """Give everything back."""
@@ -268,15 +286,15 @@ class Books:
     def settle(self, ask: Ask, balance: int, sold: Sold, now: int, expires: int) -> None:
         """What Redis answered: the fleet's figures, and what this host owns from now on until ``expires``."""
         account = ask.account
-        account.balance, account.expires = balance, expires
+        account.balance, account.expires, account.left = balance, expires, self.left(ask, sold.ahead)
         account.full = now + sold.ahead
         account.used, account.day = sold.used, today()
         account.others = sold.others
         account.told = True
 
     def left(self, ask: Ask, ahead: int) -> int:
-        """Tokens that Redis could still sell after an answer."""
-        return max(0, ask.managed - -(-ahead // ask.account.terms.interval))
+        """Tokens that Redis could still sell after an answer; below 0 after a batch of more than it sells otherwise."""
+        return ask.managed - -(-ahead // ask.account.terms.interval)
 
     def noted(self, ask: Ask, used: int) -> int:
         """The day's use to tell clients: the whole quota when all that is sold of it is sold."""
@@ -285,6 +303,8 @@ class Books:
     def forget(self, now: int) -> None:
         """Drop the accounts that say no more than a new one would."""
         day = today()
+        for name in [name for name, one in self.live.items() if not one.balance and now - one.active > FORGOTTEN]:
+            del self.live[name]
         old = [
             name
             for name, account in self.accounts.items()

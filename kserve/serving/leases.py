@@ -56,7 +56,8 @@ HOST_BYTES = 8
 
 
 class LeaseState(Struct, frozen=True):
-    """``mode``: leased, alone, or standby while another process of this host buys. ``since``: Unix time of that.
+    """``mode``: leased; single, when no other host was ever seen; alone; or standby while another process of this host
+    buys. ``since``: Unix time of that.
 
     ``hosts``: of the fleet, as far as is known. ``keys``: that have leases or owe. ``error``: why it is not leased.
     """
@@ -126,11 +127,14 @@ class Buyer:
         self._till: Till | None = None
         self._heard: list[tuple[int, int]] = []
         self._joined = 0
+        self._met = settings.hosts > 1
+        """Whether there ever was another host: from then on it may have spent what this one does not know of."""
         self._good = 0
         self._until = 0
         self._failures = 0
         self._swept = 0
         self._took = 0.0
+        self._steps = {"leased": self._trade, "single": self._tell}
         self.state = LeaseState("alone", time.time(), settings.hosts, 0, 0.0, "Redis was not asked yet")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -170,7 +174,7 @@ class Buyer:
                 self._till = Till(self._settings, self._host)
                 await self._together([self._till.open()])
             worked = time.thread_time()
-            pause = await (self._trade() if self.state.mode == "leased" else self._come_back())
+            pause = await self._steps.get(self.state.mode, self._come_back)()
             self._failures = 0
             return max(pause * random.uniform(0.75, 1.25), 3 * (time.thread_time() - worked))
         except Exception as error:  # whatever Redis or a client of it thinks of: this host goes on without
@@ -178,25 +182,46 @@ class Buyer:
 
     async def _trade(self) -> float:
         now = self._see()
-        asks = self._books.due(now, IN_ROUND)
+        asks = [] if self._joining(now) else self._books.due(now, IN_ROUND)
         if asks or now - self._good >= HEARTBEAT:
             await self._round(asks)
+        self._sweep(now)
+        return self._books.pause(asks, TICK, TICK_SHORTEST) / SECOND
+
+    async def _tell(self) -> float:
+        """The only host limits by itself, and keeps Redis informed; when another one comes, they share."""
+        await self._round([])
+        if self._met:
+            return await self._come_back()
+        await self._tell_all()
+        self._sweep(now_us())
+        self._put("single", None)
+        return HEARTBEAT / SECOND
+
+    async def _tell_all(self) -> None:
+        """What was spent by this host's own reckoning."""
+        self._books.see(self._rows(alone=True), now_us(), alone=True)
+        while asks := list(islice(self._books.untold(now_us()), IN_ROUND)):
+            await self._round(asks)
+
+    def _sweep(self, now: int) -> None:
         if now - self._swept > SECOND:
             self._swept = now
             self._books.forget(now)
             self._tally.set(Gauge.LEASED_TOKENS, float(sum(max(0, one.balance) for one in self._books.live.values())))
-        return self._books.pause(asks, TICK, TICK_SHORTEST) / SECOND
 
     async def _come_back(self) -> float:
-        """Tell Redis first what was spent without it, then buy again."""
+        """Tell Redis first what was spent without it, then buy again if there is anybody to share with."""
         await self._together([self._probe(shard) for shard in range(self._books.shards)])
         await self._round([])
-        for _ in range(2):  # what is spent meanwhile is told with the first purchase
-            self._see()
-            while asks := list(islice(self._books.untold(now_us()), IN_ROUND)):
-                await self._round(asks)
-        self._put("leased", None)
+        await self._tell_all()
+        if self._met:
+            self._put("leased", None)
+        else:
+            self._buckets.set_mode(MEMORY)
+            self._put("single", None)
         await self._round([])
+        await self._tell_all()  # what was spent meanwhile
         log.info("limits are shared through Redis", hosts=self._books.hosts)
         return TICK / SECOND
 
@@ -238,6 +263,7 @@ class Buyer:
         self._books.lead = LEAD + 2 * took
         self._tally.add(Counter.REDIS_CALLS, len(calls))
         self._tally.time(Time.REDIS_CALL, 1000 * took)
+        self._tally.set(Gauge.REDIS_UP, 1.0)
         if self.state.mode == "leased":
             self._hold(start)
 
@@ -269,7 +295,7 @@ class Buyer:
         for ask, sold in zip(asks, answers, strict=True):
             name = ask.account.name
             balance = self._buckets.deposit(name, sold.granted, lasting, self._books.left(ask, sold.ahead))
-            if ask.account.terms.quota:
+            if ask.account.terms.quota and self.state.mode == "leased":
                 self._buckets.note_used(name, self._books.noted(ask, sold.used), day)
             self._books.settle(ask, balance or 0, sold, now, expires)
         self._tally.add(Counter.LEASES_BOUGHT, sum(sold.granted for sold in answers))
@@ -280,15 +306,18 @@ class Buyer:
         self._joined = self._joined or start
         self._heard = [(when, many) for when, many in self._heard if start - when < HOST_KEPT] + [(start, count)]
         self._books.hosts = max(self._settings.hosts, max(many for _, many in self._heard))
+        self._met = self._met or count > 1
 
     def _hold(self, start: int) -> None:
         """Leases are spent for another while; whatever happens to this process, it ends then."""
         hosts = self._books.hosts
         self._until = start + HORIZON
-        joining = hosts > self._settings.hosts and start - self._joined < HORIZON  # others may not know of this one
-        self._buckets.set_mode(LEASED, hosts, max(0, self._until - now_us()) / SECOND, not joining)
+        self._buckets.set_mode(LEASED, hosts, max(0, self._until - now_us()) / SECOND, not self._joining(start))
         self._put("leased", None)
-        self._tally.set(Gauge.REDIS_UP, 1.0)
+
+    def _joining(self, now: int) -> bool:
+        """Whether others may not know of this host yet, which they did not expect: till then it has nothing."""
+        return self._books.hosts > self._settings.hosts and now - self._joined < HORIZON
 
     async def _failed(self, error: Exception) -> float:
         self._failures += 1
@@ -297,7 +326,7 @@ class Buyer:
         await self._drop()
         self._see()
         text = told(error, self._settings.redis)
-        if self.state.mode == "leased" and now_us() >= self._until:
+        if self.state.mode != "alone" and now_us() >= max(self._until, self._good + HORIZON):
             self._go_alone()
             log.warning("Redis cannot be asked: limits are split", hosts=self._books.hosts, error=text)
         self._put(self.state.mode, text)
@@ -329,9 +358,10 @@ class Buyer:
         self._buckets.set_mode(ALONE, self._books.hosts)
         self._until = 0
         try:
-            if self.state.mode == "leased" and self._till is not None:
+            if self.state.mode != "alone" and self._till is not None:
                 self._put("alone", None)
                 await self._round(asks)
+                await self._tell_all()
                 await self._together([self._resign(self._till)])
         except Exception as error:
             text = told(error, self._settings.redis)

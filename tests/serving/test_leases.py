@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import structlog
 from proxy import Proxy
 
 from kserve._buckets import Buckets
-from kserve._limits import ADMITTED, ALONE, EXHAUSTED, LEASED, LIMITED, Limits, interval
+from kserve._limits import ADMITTED, ALONE, EXHAUSTED, LEASED, LIMITED, MEMORY, Limits, interval
 from kserve._tally import Tally
 from kserve.serving.books import IDLE, Terms
 from kserve.serving.keys import Keys
@@ -93,7 +94,7 @@ async def fleet(settings: Settings, count: int = 1, prices: Prices | None = None
     hosts = [Host(settings, b"host%04d" % i, prices or Prices()) for i in range(count)]
     try:
         for host in hosts:
-            await host.becomes(LEASED, 3)
+            await host.becomes(LEASED if settings.hosts > 1 or count > 1 else MEMORY, 3)
         while any(host.buyer.state.hosts < count for host in hosts):
             await asyncio.sleep(0.01)
         yield hosts
@@ -145,16 +146,51 @@ async def test_the_quota_of_the_day_is_one_for_the_fleet(settings: Settings) -> 
         assert (last.outcome, last.left_today) == (EXHAUSTED, 0)
 
 
-@pytest.mark.heavy
-async def test_a_request_that_was_refused_is_admitted_when_it_comes_again_as_told(settings: Settings) -> None:
-    """Batches need all of their tokens at one host."""
-    async with fleet(settings, 3) as hosts:
-        for host, cost in zip(hosts, (250, 250, 300), strict=True):
-            told = host.limits.take("batches", TIER, cost)
-            assert told.outcome == LIMITED, "what stands here is less"
+async def obeys(host: Host, name: str, tier: Tier, cost: int) -> str:
+    """What becomes of three batches of somebody who waits as told, and is alone with the key."""
+    for number in range(3):
+        told = host.limits.take(name, tier, cost)
+        if told.outcome == LIMITED:
+            if told.remaining >= cost:
+                return f"batch {number} of {cost} was refused, with {told.remaining} left"
             await asyncio.sleep(-(-told.retry_us // 1_000_000))
-            assert host.take("batches", cost)
-            await asyncio.sleep(0.35)
+            again = host.limits.take(name, tier, cost)
+            if again.outcome != ADMITTED:
+                return f"batch {number} of {cost} came again after {told.retry_us} µs, {again.retry_us} too early"
+        await asyncio.sleep(number / 2)
+    return ""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_who_was_refused_is_admitted_when_he_comes_again_as_told(settings: Settings, count: int) -> None:
+    """Batches need all of their tokens at one host."""
+    tiers = [Tier(rate=400, burst=800, quota=1_000_000), Tier(rate=50, burst=100), Tier(rate=5000, burst=4000)]
+    prices = Prices()
+    async with fleet(settings.model_copy(update={"hosts": count}), count, prices) as hosts:
+        clients = []
+        for part, (i, tier) in itertools.product((0.06, 0.2, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0), enumerate(tiers)):
+            name = f"obeys-{i}-{part}"
+            prices.own[name] = tier
+            clients.append(obeys(hosts[len(clients) % count], name, tier, int(part * tier.burst)))
+        assert not list(filter(None, await asyncio.gather(*clients)))
+
+
+async def test_the_only_host_has_the_whole_burst_and_redis_knows(settings: Settings) -> None:
+    alone, tier = settings.model_copy(update={"hosts": 1}), Tier(rate=1, period=60, burst=100, quota=1000)
+    prices = Prices(tier)
+    async with fleet(alone, 1, prices) as (first,):
+        assert sum(first.take("only") for _ in range(150)) == 100
+        assert first.buyer.state.mode == "single"
+        second = Host(alone, b"hostlate", prices)
+        await second.becomes(LEASED, 3)
+        await first.becomes(LEASED, 3)
+        await asyncio.sleep(HORIZON / 1e6 + 0.5)
+        standing = Terms(interval(tier), tier.burst, 1000).standing(2)
+        assert sum(host.take("only") for _ in range(150) for host in (first, second)) <= 2 * standing
+        assert sum(second.take("fresh") for _ in range(5)) == 5
+        second.stop.set()
+        await second.task
 
 
 @pytest.mark.heavy
@@ -439,7 +475,7 @@ async def test_a_promoted_replica_sells_on(tmp_path: Path) -> None:
             while client.info("replication")["master_link_status"] != "up":
                 await asyncio.sleep(0.02)
         with Proxy(master.port) as proxy:
-            async with fleet(Settings(redis=f"redis://127.0.0.1:{proxy.port}", hosts=1)) as (host,):
+            async with fleet(Settings(redis=f"redis://127.0.0.1:{proxy.port}", hosts=2)) as (host,):
                 start = time.monotonic()
                 admitted = await host.hammer("key", 0.5)
                 master.kill()
@@ -462,7 +498,7 @@ def office(tmp_path: Path, redis: redises.Server, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "kserve.toml").write_text("")
     with redis.client() as client:
         client.flushall()
-    return Settings(data=tmp_path / "data", redis=redis.url, hosts=1)
+    return Settings(data=tmp_path / "data", redis=redis.url, hosts=2)
 
 
 def until(true: Callable[[], object], seconds: float = 5.0) -> None:
