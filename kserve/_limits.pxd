@@ -154,9 +154,14 @@ cdef int set_limit(Limit *limit, object tier) except -1                 # of any
 cdef bytes name_of(name)                                                # checked
 
 
+cdef inline int64_t day_of(uint64_t word, int64_t day) noexcept nogil:
+    """The day that a quota was used on: of all that end in its 16 bits the nearest to `day`."""
+    return day + <int16_t><uint16_t>((word >> DAY_SHIFT) - <uint64_t>day)
+
+
 cdef inline int64_t used_on(uint64_t word, int64_t *day) noexcept nogil:
     """Tokens used on that day, or on the next if another process has seen it begin; then that is the day."""
-    cdef int64_t noted = <int64_t>(word >> DAY_SHIFT)
+    cdef int64_t noted = day_of(word, day[0])
     if noted != day[0] and noted != day[0] + 1:
         return 0
     day[0] = noted

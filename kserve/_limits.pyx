@@ -401,7 +401,7 @@ cdef void give_back(Slot *slot, int64_t day, int64_t tokens) noexcept nogil:
     """To the quota of that day, if it still is."""
     cdef uint64_t word = get(&slot.quota)
     cdef uint64_t used = min(<uint64_t>tokens, word & MOST_USED)
-    while <int64_t>(word >> DAY_SHIFT) == day and not swap(&slot.quota, word, word - used):
+    while day_of(word, day) == day and not swap(&slot.quota, word, word - used):
         word = get(&slot.quota)
         used = min(<uint64_t>tokens, word & MOST_USED)
 
