@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from kserve._keyring import SCOPE_BITS, Keyring, tag_of_key
 from kserve._limits import ADDRESS, ADMITTED, Limits
@@ -36,6 +37,7 @@ READS = frozenset({"score:read", "batch"})
 CHALLENGE = 'Bearer realm="kserve"'
 _HOW = "as `Authorization: Bearer KEY`, as `X-Api-Key: KEY`, or as ?key=KEY"
 _AGAIN = {"Retry-After": "5"}
+_API_KEY: str = istr("X-Api-Key")
 
 log = structlog.get_logger("kserve.auth")
 
@@ -214,12 +216,13 @@ class Authenticator:
 
 def _given(request: web.BaseRequest) -> set[str]:
     """The different keys that a request has, in whatever place."""
-    texts = set(request.headers.getall("X-Api-Key", ()))
-    for value in request.headers.getall("Authorization", ()):
+    texts = set(request.headers.getall(_API_KEY, ()))
+    for value in request.headers.getall(hdrs.AUTHORIZATION, ()):
         scheme, _, text = value.partition(" ")
         if scheme.lower() == "bearer":
             texts.add(text.strip())
-    texts.update(request.query.getall("key", ()))
+    if request.query_string:
+        texts.update(request.query.getall("key", ()))
     return texts
 
 

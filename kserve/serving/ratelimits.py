@@ -6,11 +6,19 @@ the older ``X-RateLimit-*`` with the time of the reset in seconds since 1970.
 
 from __future__ import annotations
 
+from multidict import istr
+
 from kserve._limits import EXHAUSTED, NEVER, Decision, interval
 from kserve.serving.problems import Problem
 from kserve.settings import Tier
 
 DAY_SECONDS = 86_400
+
+_POLICY: str = istr("RateLimit-Policy")
+_STATE: str = istr("RateLimit")
+_LIMIT: str = istr("X-RateLimit-Limit")
+_REMAINING: str = istr("X-RateLimit-Remaining")
+_RESET: str = istr("X-RateLimit-Reset")
 
 
 def fields(tier: Tier, decision: Decision) -> dict[str, str]:
@@ -23,11 +31,11 @@ def fields(tier: Tier, decision: Decision) -> dict[str, str]:
         state += f', "day";r={decision.left_today};t={seconds(decision.midnight_us)}'
         left = min(left, decision.left_today)
     return {
-        "RateLimit-Policy": policy,
-        "RateLimit": state,
-        "X-RateLimit-Limit": str(tier.burst),
-        "X-RateLimit-Remaining": str(left),
-        "X-RateLimit-Reset": str(decision.reset_at),
+        _POLICY: policy,
+        _STATE: state,
+        _LIMIT: str(tier.burst),
+        _REMAINING: str(left),
+        _RESET: str(decision.reset_at),
     }
 
 
