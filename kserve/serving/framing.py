@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from aiohttp import hdrs
 from aiohttp.http import RawRequestMessage
@@ -44,32 +44,28 @@ class Framing:
         end = data.find(END_OF_HEAD, start)
         return len(data) if end < 0 else end + len(END_OF_HEAD)
 
-    def follow(self, data: bytes, found: Iterable[object]) -> None:
-        """The parser was given ``data``, and found these requests (or errors) that it had not found before."""
+    def follow(self, data: bytes, found: Sequence[object]) -> None:
+        """The parser was given ``data``, no more than up to :meth:`first_end`, and found these requests or errors."""
         if self._head is None:
             return
-        rest: bytes | None = self._past_body(self._head + data)
-        for message in found:
-            rest = None if rest is None else self._past_request(rest, message)
-        self._head = None if rest is None or len(rest) > MAX_HEAD else rest
-
-    def _past_body(self, data: bytes) -> bytes:
-        taken = min(self._body_left, len(data))
-        self._body_left -= taken
-        return data[taken:]
-
-    def _past_request(self, data: bytes, message: object) -> bytes | None:
-        head, end, rest = data.partition(END_OF_HEAD)
-        length = _body_length(message)
-        if not end or length is None or not _has_whole_lines(head):
-            return None
-        self._body_left = length
-        return self._past_body(rest)
+        length: int | None = 0
+        head = self._head + data
+        if self._body_left:
+            length = None if found else self._body_left - len(data)
+            head = b""
+        elif found:
+            length = _body_length(found[0]) if len(found) == 1 and _is_whole(head) else None
+            head = b""
+        if length is None or len(head) > MAX_HEAD:
+            self._head = None
+        else:
+            self._head, self._body_left = head, length
 
 
-def _has_whole_lines(head: bytes) -> bool:
-    """Whether there are no ends of lines but CRLF, and a first line."""
-    return head[:1] not in (b"\r", b"\n") and head.count(b"\r") == head.count(b"\n") == head.count(b"\r\n")
+def _is_whole(head: bytes) -> bool:
+    """Whether it has a first line and an end, and no ends of lines but CRLF."""
+    whole = head.endswith(END_OF_HEAD) and head[0] not in b"\r\n"
+    return whole and len(head.splitlines()) == head.count(b"\r\n")
 
 
 def _body_length(message: object) -> int | None:

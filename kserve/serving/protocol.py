@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import http_parser, web
@@ -16,6 +16,7 @@ from kserve.serving import problems
 from kserve.serving.framing import MAX_HEAD, Framing
 from kserve.serving.patterns import Patterns
 from kserve.serving.refusals import LONGEST, Refusals, Refused, remembered
+from kserve.serving.shortcuts import Shortcuts
 from kserve.serving.site import Front, Site, log
 
 if TYPE_CHECKING:
@@ -40,6 +41,24 @@ def assert_c_parser() -> None:
         raise RuntimeError("aiohttp's C parser is not loaded: install its binary wheel, unset AIOHTTP_NO_EXTENSIONS")
 
 
+class _InPlace:
+    """The event loop as a connection uses it, but that its requests are not made tasks of their own.
+
+    aiohttp does that so that they do not see each other's context variables; here nobody sets any. From Python 3.12 on
+    it starts these tasks at once by itself, and asks no loop for them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.time = loop.time
+        self.call_at, self.call_later, self.call_soon = loop.call_at, loop.call_later, loop.call_soon
+        self.create_future = loop.create_future
+
+    @staticmethod
+    def create_task(work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """To be awaited at once."""
+        return work
+
+
 class Connection(web.RequestHandler):
     """One connection, answered by the compiled path and by aiohttp in turn.
 
@@ -58,6 +77,7 @@ class Connection(web.RequestHandler):
         "_framing",
         "_head_size",
         "_head_timer",
+        "_in_place",
         "_latest",
         "_refusals",
         "_refused",
@@ -76,6 +96,7 @@ class Connection(web.RequestHandler):
         self._refusals = manager.refusals
         self._refused: Refused | None = None
         self._latest = b""
+        self._in_place = manager.in_place
         self._wire = Wire(wires, self)
         self.data_received = self._wire.data_received  # for uvloop to call C at once, without a method of ours between
         self._framing = Framing()
@@ -100,6 +121,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request."""
         super().connection_made(transport)
+        self._loop = self._in_place
         self._start_head_timer()
         if transport.get_extra_info("sslcontext") is None:
             self._wire.attach(transport.get_extra_info("socket").fileno())
@@ -120,7 +142,8 @@ class Connection(web.RequestHandler):
         if self._refused is not None and self._refused_again(self._refused, data):
             return
         self._latest = data if len(data) <= LONGEST else b""
-        data, self._unread = self._unread + data, b""
+        if self._unread:
+            data, self._unread = self._unread + data, b""
         if not data:
             self._feed(b"")
         at = 0
@@ -150,22 +173,29 @@ class Connection(web.RequestHandler):
     def _feed(self, data: bytes) -> None:
         """Watch whether a request head is whole, begun, or not in question."""
         seen, body = self._request_count, self._body
-        in_body = not body.is_eof()
-        super().data_received(data)
+        in_body = body is not EMPTY_PAYLOAD and not body.is_eof()
+        web.RequestHandler.data_received(self, data)
+        if self._request_count == seen:
+            self._framing.follow(data, ())
+            if data and not in_body:
+                self._grow_head(len(data))
+            return
         found = [self._messages[i][0] for i in range(seen - self._request_count, 0)]
         self._framing.follow(data, found)
-        if found:
-            self._body = self._messages[-1][1]
+        self._body = self._messages[-1][1]
+        self._head_size = 0
+        if self._head_timer is not None:
             self.stop_clock()
-            if not body.is_eof():
-                self._break_off(body, found[0])
-            self._head_size = 0
-        elif data and not in_body:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self.force_close()
-            elif self._head_timer is None:
-                self._start_head_timer()
+        if in_body and not body.is_eof():
+            self._break_off(body, found[0])
+
+    def _grow_head(self, size: int) -> None:
+        """So many bytes more, and it is still not whole."""
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
+            self.force_close()
+        elif self._head_timer is None:
+            self._start_head_timer()
 
     def _break_off(self, body: Any, error: object) -> None:
         """What came is no request: it is where the parser gave up in a body, which aiohttp only tells the next handler.
@@ -203,14 +233,18 @@ class Connection(web.RequestHandler):
             return True
         self._pause_reading_for_buffer()
         transport.set_write_buffer_limits(high=0)  # so that we are told as soon as it is sent
-        self._send_timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
         return False
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent: start the clock."""
+        super().pause_writing()
+        self._send_timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
 
     def resume_writing(self) -> None:
         """What was waiting to be sent is sent."""
         super().resume_writing()
+        self._stop_send_timer()
         if self._wire.held:
-            self._stop_send_timer()
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -237,9 +271,9 @@ class Connection(web.RequestHandler):
         log.error("request failed outside of its handler", exc_info=exc)
         return self._refuse(request, problems.internal())
 
-    async def finish_response(
+    def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Send the answer; what aiohttp refused itself becomes a problem document first."""
         if resp.status >= 400:  # so that what goes well pays nothing for this
             if isinstance(resp, web.HTTPException):
@@ -247,12 +281,8 @@ class Connection(web.RequestHandler):
             elif resp.status == SLOW:
                 self._lingering_time = 0.0  # it has been waited for long enough
                 self._count(Counter.CONNECTIONS_TIMED_OUT)
-        timer = self._loop.call_later(self._site.settings.send_timeout, self._cut)
-        try:
-            return await super().finish_response(request, resp, start_time)
-        finally:
-            timer.cancel()
-            self._answered = request.content
+        self._answered = request.content
+        return super().finish_response(request, resp, start_time)
 
     def _cut(self) -> None:
         """The client does not read: what is not sent by now never will be."""
@@ -320,9 +350,11 @@ def compiled(site: Front) -> WireSite:
 class Server(web.Server):
     """aiohttp's server of an application, on our connections."""
 
-    def __init__(self, plain: web.Server, site: Front, **kwargs: Any) -> None:
-        super().__init__(plain.request_handler, request_factory=plain.request_factory, **kwargs)
+    def __init__(self, app: web.Application, plain: web.Server, site: Front, **kwargs: Any) -> None:
+        shortcuts = Shortcuts(app, plain.request_handler)
+        super().__init__(shortcuts.answer, request_factory=plain.request_factory, **kwargs)
         self._site = site
+        self.in_place: Any = _InPlace(self._loop)
         self.wires = compiled(site)
         self.refusals = Refusals(site) if isinstance(site, Site) else None
         self.after_loss: Callable[[], None] | None = None
@@ -364,7 +396,7 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Server:
         plain = await super()._make_server()
-        return Server(plain, self._kserve_site, **plain._kwargs)
+        return Server(self.app, plain, self._kserve_site, **plain._kwargs)
 
     async def cleanup(self) -> None:
         """Drain, then release everything."""

@@ -152,15 +152,10 @@ class Shedding:
     def _read(self) -> None:
         """...is read when the loop gets round to it, and wakes aiohttp's task for the connection..."""
         if self._loop is not None:
-            self._loop.call_soon(self._woken)
-
-    def _woken(self) -> None:
-        """...which starts the handler's task..."""
-        if self._loop is not None:
             self._loop.call_soon(self._handled)
 
     def _handled(self) -> None:
-        """...which runs now."""
+        """...which runs the handler now."""
         now = now_us()
         delay = max(now - self._due_us, 0)
         self.shedder.renew(int(time.time()) // HOUR)
