@@ -147,7 +147,15 @@ class Site(Front):
         async def answer(request: web.Request) -> web.Response:
             start = time.perf_counter_ns()
             call = Call(self, request, self.store.snapshot(), access)
-            response = await self._answered(call, handler)
+            try:
+                call.enter()
+                response = await handler(call)
+            except Exception as error:
+                response = call.refuse(_problem_of(error, call))
+            else:
+                self.seat.succeeded(call.version)
+                if self.draining and self.closes(request):
+                    response.force_close()
             self.tally.count(route, response.status, call.tier, AIOHTTP, time.perf_counter_ns() - start)
             return response
 
@@ -171,21 +179,6 @@ class Site(Front):
             return response
 
         return answer
-
-    async def _answered(self, call: Call, handler: Handler) -> web.Response:
-        try:
-            call.enter()
-            response = await handler(call)
-        except Problem as problem:
-            return call.refuse(problem)
-        except KserveError as error:
-            return call.refuse(_logged(error, call))
-        except Exception as error:
-            return call.refuse(_unexpected(error, call))
-        self.seat.succeeded(call.version)
-        if self.draining and self.closes(call.request):
-            response.force_close()
-        return response
 
 
 class Call:
@@ -331,15 +324,16 @@ def matches(wanted: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") == etag for tag in wanted.split(","))
 
 
-def _logged(error: KserveError, call: Call) -> Problem:
-    problem = problems.of_kserve(error)
+def _problem_of(error: Exception, call: Call) -> Problem:
+    """What a request that failed is answered; what is our fault is logged."""
+    if isinstance(error, Problem):
+        return error
+    said: dict[str, Any] = {"exc_info": error}
+    problem = problems.internal()
+    if isinstance(error, KserveError):
+        said = {"error": str(error)}
+        problem = problems.of_kserve(error)
     if problem.kind.status >= 500:
         call.site.seat.failed(call.version)
-        log.error("request failed", request_id=call.id, version=call.version, error=str(error))
+        log.error("request failed", request_id=call.id, version=call.version, **said)
     return problem
-
-
-def _unexpected(error: Exception, call: Call) -> Problem:
-    call.site.seat.failed(call.version)
-    log.error("request failed", request_id=call.id, version=call.version, exc_info=error)
-    return problems.internal()
