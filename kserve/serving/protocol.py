@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -21,6 +21,8 @@ from kserve.serving.site import Front, Site, log
 
 if TYPE_CHECKING:
     from kserve.serving.problems import Problem
+
+T = TypeVar("T")
 
 LINGER_SECONDS = 5.0
 """How long the answer to a body that was not read waits for the client to stop sending, before the connection goes."""
@@ -282,7 +284,14 @@ class Connection(web.RequestHandler):
                 self._lingering_time = 0.0  # it has been waited for long enough
                 self._count(Counter.CONNECTIONS_TIMED_OUT)
         self._answered = request.content
-        return super().finish_response(request, resp, start_time)
+        sending = super().finish_response(request, resp, start_time)
+        return self._and_wait(sending) if self._messages else sending
+
+    async def _and_wait(self, sending: Coroutine[Any, Any, T]) -> T:
+        """Requests that wait here wait for those of others, too, and for what is to be read behind them."""
+        sent = await sending
+        await asyncio.sleep(0)
+        return sent
 
     def _cut(self) -> None:
         """The client does not read: what is not sent by now never will be."""
