@@ -78,7 +78,7 @@ cdef struct Verdict:
     int64_t retry_us            # until the same may be asked again; 0: now, -1: never
     int64_t left_today          # tokens of the quota; -1: no quota
     int64_t midnight_us         # until the quota is whole; 0: no quota
-    int64_t reset_at            # seconds since 1970, rounded up: when the burst is whole
+    int64_t reset_at            # seconds since 1970, rounded up: when the burst is whole, or the quota if it is short
 
 cdef struct Slot:
     uint64_t tag                # 0: never used. Swapped together with tat, so nobody is charged for another

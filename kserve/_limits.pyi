@@ -66,7 +66,7 @@ class Decision(NamedTuple):
     midnight_us: int
     """Microseconds until the quota is whole; 0 without one."""
     reset_at: int
-    """Seconds since 1970, rounded up: when the burst is whole."""
+    """Seconds since 1970, rounded up: when the burst is whole; if less is left of the quota, when that is."""
 
 @final
 class Limits:

@@ -167,6 +167,8 @@ cdef class Limits:
         cdef int64_t wall = terms.now + self.offset
         verdict.reset_at = (wall + verdict.reset_us + SECOND - 1) // SECOND
         if limit.quota:
+            if verdict.outcome == EXHAUSTED or verdict.left_today < verdict.remaining:
+                verdict.reset_at = verdict.midnight_us // SECOND
             verdict.midnight_us = max(verdict.midnight_us - wall, 1)
         if verdict.outcome == EXHAUSTED:
             verdict.retry_us = max(verdict.retry_us, verdict.midnight_us + SLACK)

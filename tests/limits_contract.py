@@ -84,7 +84,9 @@ class Oracle:
         left = -1 if tier.quota is None else max(tier.quota - used, 0) // self.hosts
         room = max(moment.now + share * interval - tat, 0) // interval
         reset = tat - moment.now
-        return Decision(outcome, room, reset, retry, left, midnight, -(-(moment.wall + reset) // SECOND))
+        short = tier.quota is not None and (outcome == EXHAUSTED or left < room)
+        whole = -(-(moment.wall + (midnight if short else reset)) // SECOND)
+        return Decision(outcome, room, reset, retry, left, midnight, whole)
 
     def _see_day(self, day: int) -> None:
         if self.day != day + 1:

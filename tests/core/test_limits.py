@@ -106,6 +106,18 @@ def test_no_setting_makes_a_number_overflow(tier, cost, now, hosts):
         assert found.reset_us >= 0
 
 
+def test_the_reset_is_of_what_is_short():
+    limits, tier = Limits(None), Tier(rate=1, burst=10, quota=12)
+    midnight = (START.wall // 86_400_000_000 + 1) * 86_400
+    clock = {"now": START.now, "wall": START.wall}
+    assert limits.take("a", tier, 1, **clock).reset_at == -(-START.wall // 1_000_000) + 1
+    assert limits.take("a", tier, 9, **clock).reset_at == -(-START.wall // 1_000_000) + 10
+    later = {name: moment + 10_000_000 for name, moment in clock.items()}
+    assert limits.take("a", tier, 1, **later).reset_at == midnight
+    refused = limits.take("a", tier, 5, **later)
+    assert (refused.outcome, refused.reset_at) == (EXHAUSTED, midnight)
+
+
 def test_a_cost_below_nothing_is_refused():
     assert Limits(None).take("a", SLOW, -1).outcome not in (ADMITTED, LIMITED)
 
