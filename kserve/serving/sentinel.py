@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,7 +235,7 @@ class Sentinel(threading.Thread):
             f"{name} went from {breach.before:.4g} to {breach.after:.4g} (bound {breach.threshold:g})"
             for name, breach in breaches.items()
         )
-        if not self._is_told(watched.unjudged):
+        if not self._orders.breached(watched.unjudged):  # it may be told by one that died before it could roll back
             log.error("version %s answers badly: %s", version, why)
             self._orders.breach(version, figures, by=self._by)
         if watched.unjudged.restored:
@@ -253,18 +252,12 @@ class Sentinel(threading.Thread):
         else:
             log.error("rolled back from %s to %s; it is pinned until a human unpins", version, restored)
 
-    def _is_told(self, unjudged: Unjudged) -> bool:
-        """Whether its breach is in the log already, perhaps by a process that died before it could roll back."""
-        acts = reversed(self._catalog.log.entries())
-        since = takewhile(lambda entry: entry.act not in ("announce", "rollback"), acts)
-        return any(entry.act == "breach" and entry.version == unjudged.version for entry in since)
-
     def _call_good(self, watched: Watched, seats: list[SeatView], after: Served) -> None:
         version = watched.unjudged.version
         if any(seat.role == "server" and seat.version == version for seat in seats):
             seen = {"answers": after.answers, "compared_with": watched.base}
-            self._orders.judge_good(version, seen, by=self._by)
-            log.info("version %s is good: %s answers", version, after.answers)
+            if self._orders.judge_good(version, seen, by=self._by):
+                log.info("version %s is good: %s answers", version, after.answers)
 
     def _say_once(self, trouble: str) -> None:
         if trouble != self._troubled:

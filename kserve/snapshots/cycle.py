@@ -229,9 +229,11 @@ class _Cycle:
         Raises RolledBack.
         """
         if not any(seat.role == "server" for seat in self._seats()):
-            self.orders.judge_good(version, {"servers": 0}, self.request.by)
-            self.told.step("watch", "no server is up: nothing to watch")
-            return "good"
+            if self.orders.judge_good(version, {"servers": 0}, self.request.by):
+                self.told.step("watch", "no server is up: nothing to watch")
+                return "good"
+            self.told.step("watch", "no server is up, and it has answered badly: the next one that starts judges it")
+            return "unjudged"
         if not self.request.watch:
             return "unjudged"
         return self._verdict(version)

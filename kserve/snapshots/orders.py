@@ -81,6 +81,8 @@ class State:
     frozen_why: str = ""
     quarantined: dict[str, Quarantined] = field(default_factory=dict)
     unjudged: Unjudged | None = None
+    passed: Unjudged | None = None
+    """That of the version which the last announcement replaces: as long as that is not carried out, it is watched."""
     rollback: bool = False
     """The last order was a rollback."""
     digests: dict[str, str] = field(default_factory=dict)
@@ -96,6 +98,13 @@ class State:
         began = max((i for i, name in enumerate(self.good) if name in self.epochs), default=0)
         return self.good[began:]
 
+    def under(self, live: str | None) -> State:
+        """The state when ``live`` is in force: an announcement that was logged and not carried out has no effect."""
+        if self.rollback or live in (None, self.current):
+            return self
+        passed = self.passed if self.passed is not None and self.passed.version == live else None
+        return replace(self, current=live, unjudged=passed)
+
 
 class Orders:
     """The acts on one data directory. Those that write raise StorageError."""
@@ -107,7 +116,8 @@ class Orders:
         self._folded = (0, State())
 
     def state(self) -> State:
-        """What follows from the log; cheap when nothing was added."""
+        """What follows from the log and from what is in force; cheap when nothing was added."""
+        live = self._in_force()  # read first: an act is logged before it takes effect
         entries = self.catalog.log.entries()
         count, state = self._folded
         if count > len(entries):
@@ -115,7 +125,14 @@ class Orders:
         for entry in entries[count:]:
             state = after(state, entry)
         self._folded = len(entries), state
-        return state
+        return state.under(live)
+
+    def _in_force(self) -> str | None:
+        """None too when CURRENT is damaged: whoever needs it says so."""
+        try:
+            return self.catalog.announced()
+        except SnapshotError:
+            return None
 
     def announce(
         self,
@@ -227,15 +244,24 @@ class Orders:
                 self.catalog.put_in_force(state.current, self._order("rollback", state.current, live))
         return state.current
 
-    def judge_good(self, version: str, seen: dict[str, Any] | None = None, by: str | None = None) -> None:
-        """Note that a version was watched without a breach: the one in force, and if nobody has judged it yet."""
+    def judge_good(self, version: str, seen: dict[str, Any] | None = None, by: str | None = None) -> bool:
+        """Note that a version was watched without a breach: the one in force, and if nobody has judged it yet.
+
+        Returns whether it was noted: not if it has breached.
+        """
         with self._act():
             unjudged = self.state().unjudged
             if unjudged is None or not unjudged.version == version == self.catalog.live():
-                return
-            since = (entry for entry in self.catalog.log.entries() if entry.at >= unjudged.at)
-            if not any(entry.act == "breach" and entry.version == version for entry in since):
-                self._append("good", by, version, None, seen)
+                return False
+            if self.breached(unjudged):
+                return False
+            self._append("good", by, version, None, seen)
+            return True
+
+    def breached(self, unjudged: Unjudged) -> bool:
+        """Whether a breach of a version is in the log since it was put in force."""
+        since = (entry for entry in self.catalog.log.entries() if entry.at >= unjudged.at)
+        return any(entry.act == "breach" and entry.version == unjudged.version for entry in since)
 
     def breach(self, version: str, figures: dict[str, Any], by: str | None = None) -> None:
         """Note that the answers from a version are bad."""
@@ -384,7 +410,7 @@ def after(state: State, entry: Entry) -> State:
 
 def _announced(state: State, entry: Entry) -> State:
     assert entry.version is not None
-    model = entry.seen.get("model")
+    replaced, model = state.under(entry.seen.get("previous")), entry.seen.get("model")
     begins = model is not None or not EPOCH_GATES.isdisjoint(entry.seen.get("accepted", ()))
     return replace(
         state,
@@ -393,6 +419,7 @@ def _announced(state: State, entry: Entry) -> State:
         epochs=(*state.epochs, entry.version) if begins else state.epochs,
         digests=state.digests | ({entry.version: entry.seen["digest"]} if "digest" in entry.seen else {}),
         unjudged=Unjudged(entry.version, entry.at, model, restored=False),
+        passed=replaced.unjudged,
     )
 
 
@@ -411,6 +438,7 @@ def _rolled_back(state: State, entry: Entry) -> State:
         frozen=frozen,
         quarantined=quarantined,
         unjudged=Unjudged(entry.version, entry.at, None, restored=True),
+        passed=None,
     )
 
 
@@ -420,12 +448,13 @@ def _judged(state: State, entry: Entry) -> State:
         state,
         good=(*(name for name in state.good if name != entry.version), entry.version),
         unjudged=None,
+        passed=None,
     )
 
 
 def _frozen(state: State, entry: Entry) -> State:
     good = tuple(name for name in state.good if name != entry.version)
-    return replace(state, good=good, frozen=True, frozen_why=entry.why or "", unjudged=None)
+    return replace(state, good=good, frozen=True, frozen_why=entry.why or "", unjudged=None, passed=None)
 
 
 def _pinned(state: State, entry: Entry) -> State:

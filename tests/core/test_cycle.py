@@ -382,3 +382,14 @@ def test_without_the_version_in_force_the_last_good_one_is_the_measure(tmp_path,
     outcome = run(data, source(tmp_path, "third", 0.2), 4, told, first=True)
     assert outcome.report.against == first.version
     assert f"{second.version} cannot be compared with" in told.warnings[-1]
+
+
+def test_who_publishes_what_is_in_force_hears_what_became_of_it(tmp_path, data, first):
+    """Another version was about to be announced, and its publisher died; this one has no verdict yet."""
+    orders = Orders(Catalog(data), settings_of(data))
+    second = snapshots.announce(data, snapshots.candidate(data, rows(0.1), scored_at=datetime.now(UTC)).version)
+    seen = {"previous": second.version}
+    orders.catalog.log.append("announce", by="me", version=first.version, seen=seen)
+    told = Told()
+    assert publish(Catalog(data), settings_of(data), Request(version=second.version), told).judged == "good"
+    assert orders.state().good == (first.version, second.version)

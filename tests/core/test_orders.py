@@ -54,6 +54,12 @@ def announce(orders, version, good=True):
         orders.judge_good(version)
 
 
+def log_announcement(orders, version, **seen):
+    """As a publisher does that is killed before it has carried it out."""
+    seen |= {"previous": orders.catalog.live(), "digest": f"digest of {version}"}
+    orders.catalog.log.append("announce", by="me", version=version, seen=seen)
+
+
 def test_back_to_the_last_good_version_and_not_to_the_one_before(data):
     a, b, c, _ = names(data)
     orders = orders_of(data)
@@ -371,6 +377,13 @@ class Model(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live)
     @rule(number=VERSIONS)
+    def announce_and_die(self, number):
+        version = self.versions[number]
+        if self.pinned in (None, version) and version not in {self.live, *self.quarantined}:
+            log_announcement(self.orders, version)
+
+    @precondition(lambda self: self.live)
+    @rule(number=VERSIONS)
     def judge(self, number):
         version = self.versions[number]
         self.orders.judge_good(version)
@@ -428,6 +441,34 @@ def test_what_has_breached_is_not_judged_good(data):
     orders.breach(b, {})
     orders.judge_good(b)
     assert orders.state().good == (a,)
+
+
+def test_what_is_in_force_is_watched_until_another_really_is(data):
+    """Whoever announces may die when it is logged, and before it is carried out; and so may the next one."""
+    a, b, c, d = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, b, good=False)
+    watched = orders.state().unjudged
+    for never in (c, d):
+        log_announcement(orders, never)
+        state = orders.state()
+        assert (state.current, state.unjudged) == (b, watched)
+    assert orders.judge_good(b)
+    state = orders.state()
+    assert (state.current, state.unjudged, state.good) == (b, None, (a, b))
+    assert not orders.judge_good(d)
+    announce(orders, c, good=False)
+    assert orders.state().unjudged.version == c
+
+
+def test_the_baseline_is_not_that_of_a_model_that_was_never_in_force(data):
+    a, b, c, _ = names(data)
+    orders = orders_of(data)
+    announce(orders, a)
+    announce(orders, b)
+    log_announcement(orders, c, model="2011-10")
+    assert orders.state().baseline == (a, b)
 
 
 def test_a_good_version_that_answers_badly_is_good_no_more(data):
