@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -31,8 +31,28 @@ def say(text: str = "") -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        _hush(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
+
+
+def _hush(stream: TextIO) -> None:
+    """What is printed is for nobody from now on; or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is printed in here is by the way: that it cannot be written ends nothing, and is no failure."""
+    try:
+        yield
+    except typer.Exit:
+        pass
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                _hush(stream)
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -41,8 +61,9 @@ def emit(document: dict[str, Any]) -> None:
 
 
 def warn(text: str) -> None:
-    """A line on standard error, with our name before it."""
-    print(f"kserve: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    """A line on standard error, with our name before it; where it cannot be written there is nobody to be told."""
+    with aside():
+        print(f"kserve: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 def error_document(error: KserveError) -> dict[str, Any]:

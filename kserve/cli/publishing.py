@@ -157,7 +157,10 @@ def _acceptances(given: list[str], by: str, until: str) -> list[Acceptance]:
 
 
 class Narrator:
-    """Tells how a cycle goes, and keeps what it told; ``quiet``: only the latter."""
+    """Tells how a cycle goes, and keeps what it told; ``quiet``: only the latter.
+
+    Nothing of it fails: whether anybody reads along changes nothing of what is published.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -174,14 +177,23 @@ class Narrator:
         self._end_bars()
 
     def _end_bars(self) -> None:
-        self._bars.close()
+        with output.aside():
+            self._bars.close()
         self._report = None
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """A bar, until the step is done: lines and bars do not share a terminal well."""
-        if self._report is None:
-            self._report = self._bars.enter_context(output.bars(**LABELS))
-        self._report(stage, done, total)
+        with output.aside():
+            if self._report is None:
+                self._report = self._bars.enter_context(output.bars(**LABELS))
+            self._report(stage, done, total)
+
+    def line(self, text: str) -> None:
+        """Whatever else there is to say."""
+        self._end_bars()
+        if not self._quiet:
+            with output.aside():
+                output.say(text)
 
     def step(self, name: str, result: str) -> None:
         """One line, with the seconds since the one before."""
@@ -192,15 +204,15 @@ class Narrator:
         number, seconds = STEPS.index(name) + 1, now - self._start
         self._start = now
         self.steps.append({"number": number, "name": name, "result": result, "seconds": round(seconds, 3)})
-        if not self._quiet:
-            output.say(f"{number}  {name:<8}  {result} ({seconds:.1f} s)")
+        self.line(f"{number}  {name:<8}  {result} ({seconds:.1f} s)")
 
     def report(self, report: Report) -> None:
         """The table of the gates and the drawing."""
         self._end_bars()
         self.seen = report
         if not self._quiet:
-            print_report(report)
+            with output.aside():
+                print_report(report)
 
     def warn(self, text: str) -> None:
         """A line on standard error."""
@@ -221,8 +233,7 @@ class _Publication:
 
     def run(self) -> None:
         with Narrator(self.as_json) as told:
-            if not self.as_json:
-                output.say(self._plan())
+            told.line(self._plan())
             if self.request.version is not None:
                 built_at = self.catalog.manifest(self.request.version).get("built_at", "at an unknown time")
                 told.step("build", f"{self.request.version}, built {built_at}")
@@ -252,14 +263,15 @@ class _Publication:
             ended = outcome.judged or "dry-run"
             output.emit(self._document(told, outcome.version, ended if outcome.announced else "dry-run"))
         elif not outcome.announced:
-            output.say(f"nothing was announced; publish it with: {self._again(outcome.version)}")
+            told.line(f"nothing was announced; publish it with: {self._again(outcome.version)}")
 
     def _fail(self, told: Narrator, error: KserveError) -> None:
         """Tell what would help. In JSON, the error stands beside all that was told until then."""
         version = self.request.version if told.seen is None else told.seen.version
         helpful = self._helpful(error, version, told.seen)
         if not self.as_json:
-            _say_helpful(helpful)
+            for line in ("what you can do:", *(f"  {line}" for line in helpful)) if helpful else ():
+                told.line(line)
             if told.seen is not None:
                 refuse(told.seen)  # the table has told why: the error need not
             raise error
@@ -319,13 +331,6 @@ def _first(first: bool) -> list[str]:
 
 def _declared(request: Request) -> list[str]:
     return [] if request.model is None else ["--declare", f"model={request.model}"]
-
-
-def _say_helpful(lines: list[str]) -> None:
-    if lines:
-        output.say("what you can do:")
-    for line in lines:
-        output.say(f"  {line}")
 
 
 def refuse(report: Report) -> None:

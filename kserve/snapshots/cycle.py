@@ -37,7 +37,7 @@ JUDGED_LATE = 10.0
 
 
 class Told(Protocol):
-    """Who is told how a cycle goes."""
+    """Who is told how a cycle goes. Nothing of it may fail: a publish does not end because nobody reads along."""
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Of a long step: "rows", "bytes" (of the build), "verify", "compare", "watch" (seconds)."""

@@ -331,6 +331,23 @@ def test_a_terminal_that_is_narrow_and_one_without_blocks(published: Path) -> No
     assert "|||" in ascii_only
 
 
+@pytest.mark.parametrize("nowhere", ["a closed pipe", "a full disk"])
+def test_nobody_who_reads_along_changes_nothing(inputs: Path, nowhere: str) -> None:
+    """A publish that is under way goes on, and ends as it would have ended: a good one, and one that is held."""
+    spoil("day2")
+    for command, code in (("publish", "day1", *TAXONOMY, "--first"), 0), (("publish", "day2", *TAXONOMY), 3):
+        if nowhere == "a closed pipe":
+            reading, writing = os.pipe()
+            os.close(reading)
+        else:
+            writing = os.open("/dev/full", os.O_WRONLY)
+        ended = subprocess.run([*KSERVE, *command], stdout=writing, stderr=writing, check=False, timeout=100)
+        os.close(writing)
+        assert ended.returncode == code
+        acts = [entry.act for entry in Catalog("data").log.entries()]
+        assert acts[-1] == ("good" if code == 0 else "check")
+
+
 def on_terminal(command: list[str], environment: dict[str, str]) -> str:
     """What a terminal as standard output gets to see, without its escapes."""
     terminal, inside = pty.openpty()
