@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -44,33 +45,55 @@ def sync_directory(path: Path) -> None:
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """A new file, synced. Raises OSError, also when it exists."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = _new_file(path)
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
+        _fill(descriptor, content, mode)
     finally:
         os.close(descriptor)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a small file: readers see the old content or the new, never neither. Raises OSError."""
-    for left in path.parent.glob(f".{path.name}.*-*"):
-        if not _is_alive(left.name.rpartition(".")[2].partition("-")[0]):
-            left.unlink(missing_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    made = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}")
+    for name in filter(made.fullmatch, os.listdir(path.parent)):
+        _remove_abandoned(path.with_name(name))
+    fresh, descriptor = _in_the_making(path)
     try:
-        write_file(fresh, content)
+        _fill(descriptor, content, 0o644)
         os.replace(fresh, path)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+    finally:
+        release(descriptor)
     sync_directory(path.parent)
 
 
-def _is_alive(pid: str) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _fill(descriptor: int, content: bytes, mode: int) -> None:
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.fchmod(descriptor, mode)
+    os.fsync(descriptor)
+
+
+def _in_the_making(path: Path) -> tuple[Path, int]:
+    """A new file beside that one, with its lock, which others see whatever namespace of processes they live in."""
+    while True:
+        fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        descriptor = _new_file(fresh)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return fresh, descriptor
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # it was swept away before it was locked
 
 
 @contextmanager
@@ -120,15 +143,19 @@ def _locked(folder: Path) -> int:
     return descriptor
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Whoever works in a folder holds its lock."""
+def _remove_abandoned(path: Path) -> None:
+    """Whoever makes a file, or works in a folder, holds its lock."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-        release(descriptor)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     except BlockingIOError:
-        os.close(descriptor)
+        pass
+    finally:
+        release(descriptor)

@@ -10,8 +10,9 @@ import pytest
 import snapshots
 
 import kserve
+from kserve.snapshots import durable
 from kserve.snapshots.catalog import MANIFEST, SNAPSHOT, Catalog
-from kserve.snapshots.durable import lock
+from kserve.snapshots.durable import lock, replace_file
 
 DAY = timedelta(days=1)
 
@@ -66,6 +67,26 @@ def test_a_damaged_version_is_built_anew_from_its_input(data, published):
     again = snapshots.candidate(data, rows(20.0), scored_at=snapshots.NOON + DAY)
     assert again.version == made.version
     assert snapshots.announce(data, made.version).score(1) == 20.0
+
+
+def test_a_file_that_another_process_is_making_is_left_alone(tmp_path, monkeypatch):
+    """Of a process that this one cannot see, as in another container; what dead ones left is swept away."""
+    path, others, syncs = tmp_path / "CURRENT", tmp_path / ".CURRENT.backup-1", []
+    (tmp_path / ".CURRENT.12-0123abcd").touch()
+    others.touch()
+    real = os.fsync
+
+    def fsync(descriptor):
+        syncs.append(descriptor)
+        if len(syncs) == 1:
+            replace_file(path, b"theirs")
+        real(descriptor)
+
+    monkeypatch.setattr(durable.os, "getpid", lambda: 1 << 30)
+    monkeypatch.setattr(durable.os, "fsync", fsync)
+    replace_file(path, b"ours")
+    assert path.read_bytes() == b"ours"
+    assert sorted(tmp_path.iterdir()) == sorted([path, others])
 
 
 def test_a_torn_line_of_the_log_hides_no_later_one(data):
