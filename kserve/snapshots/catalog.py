@@ -150,18 +150,17 @@ class Catalog:
         return manifest
 
     def versions(self) -> list[Version]:
-        """All versions, the latest scores first."""
+        """All versions, the latest scores first. One that is published, and was built anew, is told once."""
         orders = ("announce", "rollback")
         announcements = {entry.version: entry.at for entry in self.log.entries() if entry.act in orders}
         live = self.live()
         found = []
-        for parent in (self.candidates, self.snapshots):
-            for name in sorted(os.listdir(parent) if parent.is_dir() else []):
-                try:
-                    if _VERSION.fullmatch(name):
-                        found.append(self._version(name, parent == self.candidates, live, announcements.get(name)))
-                except (SnapshotError, UnknownVersion, LookupError, TypeError, ValueError) as error:
-                    log.error("%s is left out: its manifest cannot be used: %r", parent / name, error)
+        published = _versions_in(self.snapshots)
+        for name in sorted(published | _versions_in(self.candidates)):
+            try:
+                found.append(self._version(name, name not in published, live, announcements.get(name)))
+            except (SnapshotError, UnknownVersion, LookupError, TypeError, ValueError) as error:
+                log.error("%s is left out: its manifest cannot be used: %r", name, error)
         return sorted(found, key=lambda version: (version.scored_at, version.built_at), reverse=True)
 
     def _version(self, name: str, candidate: bool, live: str | None, announced_at: datetime | None) -> Version:
@@ -287,13 +286,13 @@ class Catalog:
         with storage(f"deleting versions in {self.data}"):
             for left in (*self.candidates.glob("deleted-*"), *self.snapshots.glob("deleted-*")):  # of a killed process
                 shutil.rmtree(left)
-            for version in versions:
-                folder = self.folder(version)
-                freed += sum(file.stat().st_size for file in folder.iterdir())
-                gone = folder.with_name(f"deleted-{version}")
-                os.rename(folder, gone)
-                sync_directory(folder.parent)
-                shutil.rmtree(gone)
+            for folder in [parent / name for name in versions for parent in (self.candidates, self.snapshots)]:
+                if folder.is_dir():
+                    freed += sum(file.stat().st_size for file in folder.iterdir())
+                    gone = folder.with_name(f"deleted-{folder.name}")
+                    os.rename(folder, gone)
+                    sync_directory(folder.parent)
+                    shutil.rmtree(gone)
         return freed
 
     def _open(self, folder: Path) -> Snapshot:
@@ -315,3 +314,7 @@ class Catalog:
                 raise SnapshotError(
                     folder / MANIFEST, "manifest", f"{name} is {manifest.get(name)}, the file says {value}"
                 )
+
+
+def _versions_in(parent: Path) -> set[str]:
+    return {name for name in (os.listdir(parent) if parent.is_dir() else ()) if _VERSION.fullmatch(name)}

@@ -10,9 +10,11 @@ import pytest
 import snapshots
 
 import kserve
+from kserve.settings import Settings
 from kserve.snapshots import durable
 from kserve.snapshots.catalog import MANIFEST, SNAPSHOT, Catalog
 from kserve.snapshots.durable import lock, replace_file
+from kserve.snapshots.orders import Orders
 
 DAY = timedelta(days=1)
 
@@ -67,6 +69,25 @@ def test_a_damaged_version_is_built_anew_from_its_input(data, published):
     again = snapshots.candidate(data, rows(20.0), scored_at=snapshots.NOON + DAY)
     assert again.version == made.version
     assert snapshots.announce(data, made.version).score(1) == 20.0
+
+
+def test_a_damaged_version_and_its_new_candidate_are_one_version(data):
+    """It is pruned with its candidate, and not in its stead."""
+    catalog = Catalog(data)
+    first = catalog.announced()
+    path = catalog.snapshots / first / SNAPSHOT
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(4100)
+        file.write(b"\xff\xff")
+    assert snapshots.candidate(data, rows(10.0)).version == first
+    assert os.listdir(catalog.candidates) == os.listdir(catalog.snapshots) == [first]
+    assert [(version.name, version.state) for version in catalog.versions()] == [(first, "announced")]
+    second = snapshots.publish(data, rows(20.0), scored_at=snapshots.NOON + DAY).version
+    orders = Orders(catalog, Settings(data=data, by="me"))
+    orders.judge_good(second)
+    assert orders.prune(1)[0] == [first]
+    assert (os.listdir(catalog.candidates), os.listdir(catalog.snapshots)) == ([], [second])
 
 
 def test_a_file_that_another_process_is_making_is_left_alone(tmp_path, monkeypatch):
