@@ -182,23 +182,31 @@ class _Cycle:
         self.catalog.place(version, self.signer)
         waited = 0
         if self.settings.stage:
+            until = time.monotonic() + self.settings.stage_timeout
+            self._wait_until_forgotten(version, until)
             self.catalog.stage(version)
-            waited = self._wait_until_staged(version)
+            waited = self._wait_until_staged(version, until)
         self.orders.note("stage", version, {"processes": waited}, self.request.by)
         ready = f", open and warm in {_processes(waited)}" if waited else ""
         self.told.step("stage", f"it lies in {self.catalog.snapshots / version}{ready}")
 
-    def _wait_until_staged(self, version: str) -> int:
+    def _wait_until_forgotten(self, version: str, until: float) -> None:
+        """Until no process says any more that it refused the version when it was staged before. Raises Busy."""
+        while stale := [seat for seat in self._seats() if _refuses(seat, version)]:
+            self.catalog.unstage()
+            self._refuse_late(version, stale, until)
+            time.sleep(POLL_SECONDS)
+
+    def _wait_until_staged(self, version: str, until: float) -> int:
         """The number of processes that are ready.
 
         Raises SnapshotError when one refuses, Busy when one is late, Pinned and Held when an act came between.
         """
-        until = time.monotonic() + self.settings.stage_timeout
         while True:
             seats = self._seats()
             late = [seat for seat in seats if not seat.ready(version)]
             for seat in late:
-                if seat.staged == version and seat.staged_state == REFUSED:
+                if _refuses(seat, version):
                     raise SnapshotError(
                         self.catalog.snapshots / version, "staging", f"process {seat.pid} refuses it; its log says why"
                     )
@@ -207,10 +215,13 @@ class _Cycle:
             self.orders.refuse_pinned(version)
             if self.catalog.staged() != version:
                 raise Held(f"another version came in force while {version} was staged: publish it again")
-            if time.monotonic() > until:
-                pids = ", ".join(str(seat.pid) for seat in late)
-                raise Busy(f"{version} is not ready after {self.settings.stage_timeout:g} s in process {pids}")
+            self._refuse_late(version, late, until)
             time.sleep(POLL_SECONDS)
+
+    def _refuse_late(self, version: str, late: list[SeatView], until: float) -> None:
+        if time.monotonic() > until:
+            pids = ", ".join(str(seat.pid) for seat in late)
+            raise Busy(f"{version} is not ready after {self.settings.stage_timeout:g} s in process {pids}")
 
     def _seats(self) -> list[SeatView]:
         return Roster(self.catalog.roster).seats() if self.catalog.roster.exists() else []
@@ -259,6 +270,10 @@ class _Cycle:
         orders = [entry for entry in self.catalog.log.entries() if entry.act in ("announce", "rollback")]
         last = orders[-1]
         return f"{last.version} is back in force, by {last.by}: {last.why or 'no reason was given'}"
+
+
+def _refuses(seat: SeatView, version: str) -> bool:
+    return seat.staged == version and seat.staged_state == REFUSED
 
 
 def checked(

@@ -13,6 +13,7 @@ import pytest
 import snapshots
 
 import kserve
+from kserve._roster import READY, REFUSED, Roster
 from kserve.errors import Busy, Held, Pinned
 from kserve.settings import Settings
 from kserve.snapshots.build import Options
@@ -393,3 +394,36 @@ def test_who_publishes_what_is_in_force_hears_what_became_of_it(tmp_path, data, 
     told = Told()
     assert publish(Catalog(data), settings_of(data), Request(version=second.version), told).judged == "good"
     assert orders.state().good == (first.version, second.version)
+
+
+def test_what_a_process_refused_before_is_not_believed_again(tmp_path, data, first):
+    """It clears its seat at its next look only; then it finds the version as good as it is now."""
+    made = snapshots.candidate(data, rows(0.1), scored_at=datetime.now(UTC) - 5 * HOUR)
+    catalog, seat = Catalog(data), Roster(Catalog(data).roster).take("reader")
+    seat.serve(first.version)
+    seat.stage(made.version, REFUSED, "its file was cut")
+
+    def look():
+        time.sleep(0.5)
+        assert catalog.staged() is None
+        seat.stage(None)
+        while catalog.staged() is None:
+            time.sleep(0.02)
+        seat.stage(made.version, READY)
+
+    follower = threading.Thread(target=look)
+    told = Told("check", follower.start)
+    outcome = publish(catalog, settings_of(data, stage_timeout=20), Request(version=made.version), told)
+    follower.join()
+    seat.leave()
+    assert outcome.announced
+    assert [entry.seen for entry in catalog.log.entries() if entry.act == "stage"][-1] == {"processes": 1}
+
+
+def test_who_never_takes_back_what_it_refused_is_late(tmp_path, data, first):
+    made = snapshots.candidate(data, rows(0.1), scored_at=datetime.now(UTC) - 5 * HOUR)
+    seat = Roster(Catalog(data).roster).take("reader")
+    seat.stage(made.version, REFUSED, "its file was cut")
+    with pytest.raises(Busy, match=r"is not ready after 0\.2 s in process"):
+        publish(Catalog(data), settings_of(data, stage_timeout=0.2), Request(version=made.version), Told())
+    seat.leave()
