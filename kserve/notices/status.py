@@ -6,6 +6,7 @@ Nothing here needs a server of scores, a snapshot or a database: what cannot be 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -32,7 +33,13 @@ DAYS = 90
 PAST_DAYS = 14
 """How long a resolved incident stays on the page."""
 
-FEED_ITEMS = 50
+SHOWN = 50
+"""Open incidents, and past ones, that are told in full at most: those that were updated last."""
+
+FEED_ITEMS = SHOWN
+
+PATIENCE = 0.5
+"""Seconds to wait for who keeps the record of incidents locked: ordinary writers keep nobody who reads waiting."""
 
 LATE = 1.5
 """Age of the scores, in cadences, from which on the next ones are late."""
@@ -120,6 +127,9 @@ class Status:
     components: tuple[ComponentStatus, ...]
     open: tuple[Incident, ...]
     past: tuple[Incident, ...]
+    more_open: int
+    more_past: int
+    """Incidents beyond those that are told in full."""
     troubles: tuple[str, ...]
 
     @property
@@ -147,16 +157,25 @@ def read(settings: Settings) -> Status:
     current = _current(settings, at, troubles)
     public, daily = _recorded(settings, at - timedelta(days=PAST_DAYS), troubles)
     opened = tuple(incident for incident in public if incident.open)
+    shown, past = _latest(opened), _latest([incident for incident in public if not incident.open])
     notes = _notes(settings, current)
     return Status(
         at=at,
         url=(settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/"),
         current=current,
         components=tuple(_component(name, opened, notes.get(name), daily.get(name, ())) for name in COMPONENTS),
-        open=opened,
-        past=tuple(incident for incident in public if not incident.open),
+        open=shown,
+        past=past,
+        more_open=len(opened) - len(shown),
+        more_past=len(public) - len(opened) - len(past),
         troubles=tuple(troubles),
     )
+
+
+def _latest(found: Sequence[Incident]) -> tuple[Incident, ...]:
+    """Those of them that are told in full, in the same order."""
+    latest = {one.id for one in sorted(found, key=lambda one: one.updated_at, reverse=True)[:SHOWN]}
+    return tuple(one for one in found if one.id in latest)
 
 
 def _current(settings: Settings, at: datetime, troubles: list[str]) -> Current | None:
@@ -179,7 +198,7 @@ def _recorded(
 ) -> tuple[list[Incident], dict[Component, tuple[plots.Day, ...]]]:
     """Public incidents that are open or were resolved since then, the latest first, and the days by component."""
     try:
-        with Store.of(settings) as store:
+        with Store.of(settings, PATIENCE) as store:
             daily = {name: tuple(map(_day, days)) for name, days in records.daily_status(store, DAYS).items()}
             return records.incidents(store, "public", since=since), daily
     except (KserveError, OSError, msgspec.ValidationError) as error:
@@ -241,6 +260,8 @@ def to_json(status: Status) -> bytes:
         "incidents": [_incident_json(incident, status) for incident in status.open],
         "scheduled_maintenances": [],
         "past_incidents": [_incident_json(incident, status) for incident in status.past],
+        "more_incidents": status.more_open,
+        "more_past_incidents": status.more_past,
         "snapshot": current and {"version": current.version, "scored_at": utc(current.scored_at), "late": current.late},
         "unknown": status.troubles,
     }

@@ -133,22 +133,30 @@ class Store:
     """One connection to the database; threads that share a Store take turns.
 
     A process that was forked must open its own. ``public_url`` is the address of the site in events, ``clock`` the
-    time. Raises StorageError when the file cannot be used, Busy when another process keeps it locked.
+    time, ``patience`` the seconds to wait for others. Raises StorageError when the file cannot be used, Busy when
+    another process keeps it locked.
     """
 
-    def __init__(self, data: str | os.PathLike[str], *, public_url: str | None = None, clock: Clock = now) -> None:
+    def __init__(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        public_url: str | None = None,
+        clock: Clock = now,
+        patience: float = BUSY_SECONDS,
+    ) -> None:
         self.path = Path(data) / "notices.db"
         self.public_url = None if public_url is None else public_url.rstrip("/")
         self.clock = clock
         self._lock = threading.RLock()
         self._depth = 0
         with _failures(f"opening {self.path}"):
-            self._connection = self._open()
+            self._connection = self._open(patience)
 
     @classmethod
-    def of(cls, settings: Settings) -> Store:
+    def of(cls, settings: Settings, patience: float = BUSY_SECONDS) -> Store:
         """The store of the data directory in force."""
-        return cls(settings.data, public_url=settings.public_url)
+        return cls(settings.data, public_url=settings.public_url, patience=patience)
 
     def close(self) -> None:
         """Close the connection; the Store cannot be used afterwards."""
@@ -223,15 +231,15 @@ class Store:
         else:
             self.run("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, patience: float) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
             raise StorageError(f"there is no directory {self.path.parent}: name the data directory with --data")
         with contextlib.suppress(FileExistsError):  # not opened: closing it would end the locks of all our connections
             os.mknod(self.path, 0o600)  # it will hold secrets
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
-            _retried(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            _retried(lambda: connection.execute("PRAGMA journal_mode = WAL"), patience)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             self._make_tables(connection)
@@ -261,9 +269,9 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _retried(step: Callable[[], object]) -> None:
+def _retried(step: Callable[[], object], patience: float) -> None:
     """SQLite does not wait for a lock when the journal's mode changes, as its own time-out says it would."""
-    until = time.monotonic() + BUSY_SECONDS
+    until = time.monotonic() + patience
     while True:
         try:
             step()

@@ -6,8 +6,10 @@ import hashlib
 import json
 import re
 import shutil
+import sqlite3
 import time
 from base64 import b64decode
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
@@ -22,7 +24,7 @@ from serving.support import Server, serving
 from kserve.notices import incidents as records
 from kserve.notices import pages, status
 from kserve.notices.incidents import COMPONENTS, Incident, Report, open_incident, resolve_incident, update_incident
-from kserve.notices.store import Store
+from kserve.notices.store import BUSY_SECONDS, Store
 from kserve.serving import pages as served
 from kserve.settings import Settings
 
@@ -210,6 +212,38 @@ def test_what_is_long_past_is_not_read(nights: Nights, monkeypatch: pytest.Monke
     monkeypatch.setattr(records, "_made", made.append)
     assert not read(nights.data).past
     assert not made
+
+
+def test_of_many_incidents_the_latest_are_told_and_the_others_counted(nights: Nights) -> None:
+    for end in (None, "Over."):
+        made = [opened(nights.data, f"{'past' if end else 'open'} {i}", impact="minor") for i in range(60)]
+        with Store(nights.data) as store:
+            for one in made if end else ():
+                resolve_incident(store, one.id, "Over.", by="joe")
+            if not end:
+                update_incident(store, made[0].id, "It grows.", by="joe", impact="critical")
+    found = read(nights.data)
+    assert (found.more_open, found.more_past, found.impact) == (10, 10, "critical")
+    assert [one.title for one in found.open] == [f"open {i}" for i in (*range(59, 10, -1), 0)]
+    assert [one.title for one in found.past] == [f"past {i}" for i in range(59, 9, -1)]
+    assert status.to_html(found).count(b"And 10 more.") == 2
+    document = json.loads(status.to_json(found))
+    assert (len(document["incidents"]), document["more_incidents"]) == (50, 10)
+    assert (len(document["past_incidents"]), document["more_past_incidents"]) == (50, 10)
+    items = [item.findtext("title") for item in ElementTree.fromstring(status.to_rss(found)).iter("item")]
+    assert (len(items), items[0]) == (50, "Resolved: past 59")
+
+
+def test_a_record_that_somebody_keeps_locked_is_not_waited_for(nights: Nights) -> None:
+    opened(nights.data)
+    with closing(sqlite3.connect(nights.data / "notices.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        start = time.monotonic()
+        found = read(nights.data)
+        assert time.monotonic() - start < BUSY_SECONDS / 2
+    assert found.troubles == ("The record of incidents cannot be read at the moment.",)
+    assert read(nights.data).open
 
 
 def test_a_damaged_roster(nights: Nights) -> None:
