@@ -70,8 +70,9 @@ def add(
 def list_(data: options.Data = None, as_json: options.Json = False) -> None:
     """List endpoints, the oldest first.
 
-    Shows where events go, which ones, and whether an endpoint is enabled: one that answers 410, or takes nothing for
-    five days, is disabled, with an internal incident that says so.
+    Shows where events go (of a URL's query only the names: a secret may be in it), which ones, and whether an endpoint
+    is enabled: one that answers 410, or takes nothing for five days, is disabled, with an internal incident that says
+    so.
 
     Example:
 
@@ -82,7 +83,7 @@ def list_(data: options.Data = None, as_json: options.Json = False) -> None:
         found = book.endpoints(store)
         waiting, late = post.backlog(store)
     if as_json:
-        documents = [msgspec.to_builtins(one) for one in found]
+        documents = [msgspec.to_builtins(one) | {"url": one.shown} for one in found]
         output.emit({"endpoints": documents, "waiting": waiting, "seconds_late": round(late, 3)})
         return
     if not found:
@@ -315,7 +316,7 @@ def _wait(store: Store, event: str) -> None:
 
 def _endpoint_row(one: Endpoint) -> tuple[str, ...]:
     state = one.state if one.reason is None else f"{one.state}: {one.reason}"
-    return one.id, output.clean(state), output.clean(one.url), "all" if one.types == TYPES else ", ".join(one.types)
+    return one.id, output.clean(state), output.clean(one.shown), "all" if one.types == TYPES else ", ".join(one.types)
 
 
 def _delivery_row(one: Delivery) -> tuple[str, ...]:

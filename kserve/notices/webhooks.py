@@ -48,6 +48,17 @@ class Endpoint(msgspec.Struct, frozen=True):
     created_at: datetime
     failing_since: datetime | None
 
+    @property
+    def shown(self) -> str:
+        """The URL for people to see: a partner may have put a secret in its query, of which only the names are told."""
+        place, mark, query = self.url.partition("?")
+        return place + mark + "&".join(_hidden(part) for part in query.split("&") if part)
+
+
+def _hidden(part: str) -> str:
+    name, sign, _ = part.partition("=")
+    return f"{name}=..." if sign else "..."
+
 
 def add_endpoint(
     store: Store, url: str, types: Iterable[str] = events.TYPES, *, private: bool = False

@@ -94,6 +94,13 @@ def test_acts_are_told_of_by_whichever_command_comes_next(data: Path) -> None:
     assert found["versions"] == [V2]
 
 
+def test_what_a_partner_has_put_into_the_query_is_not_shown(data: Path) -> None:
+    done("webhooks", "add", "http://127.0.0.1/hook?token=s3cret&s4cret&site=1", "--webhook-private")
+    shown = "http://127.0.0.1/hook?token=...&...&site=..."
+    assert shown in done("webhooks", "list").out
+    assert [one["url"] for one in done("webhooks", "list", "--json").json()["endpoints"]] == [shown]
+
+
 def test_a_partner_from_its_beginning_to_its_end(data: Path, partner: Callable[..., Partner]) -> None:
     assert "no endpoints" in done("webhooks", "list").out
     assert "no messages" in done("webhooks", "deliveries").out
