@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -15,6 +17,7 @@ from kserve.serving.addresses import client
 from kserve.serving.comparisons import Comparisons
 from kserve.serving.keys import Key, Keys
 from kserve.serving.pages import HTML, PageHandler, add, reply
+from kserve.serving.problems import Problem
 from kserve.serving.sessions import Attempts, Sessions
 from kserve.serving.site import Front, log
 from kserve.serving.views import HOME, Answer, View, Visit
@@ -25,6 +28,11 @@ SIGN_IN = f"{HOME}/sign-in"
 THREADS = 2
 """Requests of the console that are worked on at once."""
 
+WAITING = 32
+"""Requests of the console that wait for a thread or have one; more are turned away."""
+
+REMEMBERED_SECONDS = 1.0
+
 PAGES: dict[str, View] = {
     HOME: views.versions,
     f"{HOME}/versions/{{version}}": views.version,
@@ -33,6 +41,20 @@ PAGES: dict[str, View] = {
     f"{HOME}/processes": views.processes,
 }
 ACT = f"{HOME}/acts/{{act:pin|unpin|rollback}}"
+
+
+class Remembered:
+    """Whether something is so, found out once a second at most: for what anybody may ask, at any rate."""
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self._look = look
+        self._known = False
+        self._until = 0.0
+
+    def __call__(self) -> bool:
+        if time.monotonic() >= self._until:
+            self._known, self._until = self._look(), time.monotonic() + REMEMBERED_SECONDS
+        return self._known
 
 
 class Console:
@@ -46,6 +68,8 @@ class Console:
         self._attempts = Attempts()
         self._comparisons = Comparisons(Catalog(self._settings.data))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kserve-console")
+        self._waiting = 0
+        self._has_key = Remembered(functools.partial(self._keys.exist, SCOPE))
 
     def mount(self, app: web.Application) -> None:
         """Add the routes."""
@@ -61,24 +85,33 @@ class Console:
 
         async def answer(request: web.Request) -> web.Response:
             fields = await bodies.form(request, self._settings) if request.method == "POST" else None
-            answered = functools.partial(self._answer, view, request, fields, signed_in)
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, answered)
+            found = await self._in_turn(functools.partial(self._answer, view, request, fields, signed_in))
             return self._reply(request, found)
 
         return answer
 
+    async def _in_turn(self, answered: Callable[[], Answer]) -> Answer:
+        """What a thread makes of a request. Raises Problem when too many wait for one."""
+        if self._waiting >= WAITING:
+            raise Problem("overloaded", "too many want the console at once", headers={"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answered)
+        finally:
+            self._waiting -= 1
+
     def _answer(self, view: View, request: web.Request, fields: dict[str, str] | None, signed_in: bool) -> Answer:
         visit = self._visit(request, fields)
-        if not self._keys.exist(SCOPE):
-            return visit.refused(403, "There is no key for the console", NO_KEY.format(data=self._settings.data))
+        if not self._has_key():
+            return visit.refused(403, "There is no key for the console", NO_KEY)
         if signed_in and visit.key is None:
             return Answer(303, location=SIGN_IN)
         if fields is not None and not self._sent_by_us(request, visit):
             return visit.refused(403, "This form was not accepted", FORGED)
         try:
             return view(visit)
-        except UnknownVersion as error:
-            return visit.refused(404, "There is no such version", str(error))
+        except UnknownVersion:
+            return visit.refused(404, "There is no such version", UNKNOWN)
         except SnapshotError as error:
             return visit.refused(503, "This version cannot be read", str(error))
         except KserveError as error:
@@ -150,8 +183,9 @@ def _ask(visit: Visit) -> Answer:
 
 NO_KEY = (
     "Make one on the host of the data directory, keep what it prints, and come back:"
-    " kserve keys create --scopes console --partner NAME --data {data}"
+    " kserve keys create --scopes console --partner NAME --data DIRECTORY"
 )
+UNKNOWN = "It was never here, or it was pruned: the list of versions shows what there is, the log what there was."
 FORGED = (
     "It was not made by this console for your session, or that has ended. Go back, load the page again, and repeat it."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +12,8 @@ from pages.conftest import Nights
 from pages.support import Visitor, hidden_fields, make_key
 from serving.support import Server, serving
 
-from kserve.serving import sessions
-from kserve.serving.keys import Keys
+from kserve.serving import console, sessions
+from kserve.serving.keys import Key, Keys
 from kserve.serving.sessions import ATTEMPTS, Attempts, Sessions
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
@@ -36,7 +37,64 @@ def test_without_a_key_it_says_how_to_make_one(server: Server, nights: Nights, p
     make_key(nights.data, "score:read")
     answer = server.get(path)
     assert answer.status == 403
-    assert f"kserve keys create --scopes console --partner NAME --data {nights.data}" in answer.body.decode()
+    page = answer.body.decode()
+    assert "kserve keys create --scopes console --partner NAME --data DIRECTORY" in page
+    assert str(nights.data) not in page
+
+
+def test_whether_there_is_a_key_is_looked_up_once_a_second(server: Server, nights: Nights) -> None:
+    """Anybody may ask that, as often as they like; who signs in, and with what, is looked up each time."""
+    key, text = make_key(nights.data)
+    visitor = Visitor(server)
+    assert visitor.get("/console/sign-in").status == 200
+    Keys(nights.data).revoke(key.id)
+    assert visitor.sign_in(text).status == 401
+    for _ in range(100):
+        if server.get("/console/sign-in").status == 403:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it was never looked up again")
+
+
+def test_those_who_find_no_thread_are_bounded(server: Server, nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_key(nights.data)
+    go, entered = threading.Event(), threading.Semaphore(0)
+
+    known = Keys(nights.data).listed()
+
+    def stuck(keys: Keys) -> list[Key]:
+        entered.release()
+        assert go.wait(20)
+        return known
+
+    monkeypatch.setattr(console, "WAITING", console.THREADS)
+    monkeypatch.setattr(Keys, "listed", stuck)
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(server.get("/console/sign-in").status))
+        for _ in range(console.THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(console.THREADS):
+        assert entered.acquire(timeout=20)
+    try:
+        refused = server.get("/console/sign-in")
+        assert refused.status == 503
+        assert refused.json()["type"].endswith("overloaded")
+        assert refused.headers["retry-after"] == "1"
+    finally:
+        go.set()
+        for thread in threads:
+            thread.join(20)
+    assert statuses == [200] * len(threads)
+
+
+def test_an_unknown_version_is_not_told_with_where_we_are(maria: Visitor, nights: Nights) -> None:
+    for path in ("/console/versions/20200101T000000Z-00000000", f"/console/diff?old=x&new={nights.versions[0]}"):
+        answer = maria.get(path)
+        assert answer.status == 404
+        assert str(nights.data) not in answer.body.decode()
 
 
 @pytest.mark.parametrize("path", [*PAGES, *ACTS])
