@@ -37,11 +37,12 @@ class Comparisons:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kserve-compare")
         self._running: _Running | None = None
         self._kept: OrderedDict[Pair, Comparison] = OrderedDict()
+        self._closed = False
 
     def get(self, old: str, new: str, seconds: float) -> Comparison | float:
         """Two versions side by side; after so many seconds, the share that is done by then: ask again.
 
-        Raises Busy while two other versions are compared; UnknownVersion, SnapshotError.
+        Raises Busy while two other versions are compared, and after :meth:`close`; UnknownVersion, SnapshotError.
         """
         with self._lock:
             kept = self._kept.get((old, new))
@@ -57,10 +58,16 @@ class Comparisons:
         return found
 
     def close(self) -> None:
-        """Begin no more."""
+        """Begin no more, and end what is under way: the interpreter waits for it at its end."""
+        self._closed = True
         self._worker.shutdown(wait=False, cancel_futures=True)
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Busy("this server is ending: nothing more is compared")
+
     def _begin(self, pair: Pair) -> _Running:
+        self._refuse_closed()
         if self._running is not None and self._running.pair == pair:
             failed = self._running.result.done() and self._running.result.exception() is not None
             if not failed:
@@ -73,6 +80,7 @@ class Comparisons:
 
     def _make(self, running: _Running) -> None:
         def progress(done: int, total: int) -> None:
+            self._refuse_closed()
             running.share = done / max(total, 1)
 
         try:

@@ -12,7 +12,9 @@ from pages.conftest import Nights
 from pages.support import Visitor, hidden_fields, make_key
 from serving.support import Server, serving
 
+from kserve.errors import Busy
 from kserve.serving import console, sessions
+from kserve.serving.comparisons import Comparisons
 from kserve.serving.keys import Key, Keys
 from kserve.serving.sessions import ATTEMPTS, Attempts, Sessions
 from kserve.settings import Settings
@@ -88,6 +90,26 @@ def test_those_who_find_no_thread_are_bounded(server: Server, nights: Nights, mo
         for thread in threads:
             thread.join(20)
     assert statuses == [200] * len(threads)
+
+
+def test_a_comparison_ends_with_the_server(nights: Nights) -> None:
+    """The interpreter would wait for it, for minutes when the versions are big."""
+    go = threading.Event()
+
+    class Slow(Catalog):
+        def folder(self, version: str) -> Path:
+            assert go.wait(20)
+            return super().folder(version)
+
+    comparisons = Comparisons(Slow(nights.data))
+    assert comparisons.get(*nights.versions[:2], 0.0) == 0.0
+    running = comparisons._running
+    comparisons.close()
+    go.set()
+    assert running is not None
+    assert isinstance(running.result.exception(20), Busy)
+    with pytest.raises(Busy, match="ending"):
+        comparisons.get(*nights.versions[1:], 0.0)
 
 
 def test_an_unknown_version_is_not_told_with_where_we_are(maria: Visitor, nights: Nights) -> None:
