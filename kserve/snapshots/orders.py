@@ -64,6 +64,8 @@ class Unjudged:
     model: str | None
     restored: bool
     """It was put back by a rollback."""
+    n: int
+    """Of the act that did so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,7 @@ class Orders:
 
     def breached(self, unjudged: Unjudged) -> bool:
         """Whether a breach of a version is in the log since it was put in force."""
-        since = (entry for entry in self.catalog.log.entries() if entry.at >= unjudged.at)
+        since = self.catalog.log.entries(after=unjudged.n)
         return any(entry.act == "breach" and entry.version == unjudged.version for entry in since)
 
     def breach(self, version: str, figures: dict[str, Any], by: str | None = None) -> None:
@@ -418,7 +420,7 @@ def _announced(state: State, entry: Entry) -> State:
         rollback=False,
         epochs=(*state.epochs, entry.version) if begins else state.epochs,
         digests=state.digests | ({entry.version: entry.seen["digest"]} if "digest" in entry.seen else {}),
-        unjudged=Unjudged(entry.version, entry.at, model, restored=False),
+        unjudged=Unjudged(entry.version, entry.at, model, restored=False, n=entry.n),
         passed=replaced.unjudged,
     )
 
@@ -437,7 +439,7 @@ def _rolled_back(state: State, entry: Entry) -> State:
         pin=Pin(entry.version, entry.by, entry.why or "", entry.at, frozen),
         frozen=frozen,
         quarantined=quarantined,
-        unjudged=Unjudged(entry.version, entry.at, None, restored=True),
+        unjudged=Unjudged(entry.version, entry.at, None, restored=True, n=entry.n),
         passed=None,
     )
 
