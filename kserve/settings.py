@@ -42,6 +42,7 @@ class Gates(BaseModel):
     cluster: int = Field(8, ge=2, description="profiles of one region, topic, network or id range that are a cluster")
     coverage: float = Field(0.005, ge=0, description="loss of the share of profiles with a location or with topics")
     group_coverage: float = Field(0.05, ge=0, description="relative loss of profiles in a region, topic or network")
+    group_growth: float = Field(0.2, ge=0, description="relative gain of profiles in a region or network")
     relocated: float = Field(0.01, ge=0, description="share of profiles that may have another location")
     retopicked: float = Field(0.05, ge=0, description="share of profiles that may have wholly other topics")
     renamed: float = Field(0.01, ge=0, description="share of profiles that may have another identity on a network")

@@ -238,7 +238,7 @@ def identity(case: Case, both: Comparison) -> Judgement:
 
 
 def coverage(case: Case, both: Comparison) -> Judgement:
-    """Locations, topics and identities are as many as they were, everywhere."""
+    """Locations, topics and identities are as many as they were, and no more, everywhere."""
     assert case.live is not None
     locations = groups.table(case, "locations", case.live.locations(), case.candidate.locations())
     topics = groups.table(case, "topics", *([topic.slug for topic in s.topics()] for s in (case.live, case.candidate)))
@@ -249,6 +249,8 @@ def coverage(case: Case, both: Comparison) -> Judgement:
         *groups.losses(case, "region", both.old.regions, both.new.regions),
         *groups.losses(case, "topic", both.old.topics, both.new.topics),
         *groups.losses(case, "network", both.old.networks, both.new.networks),
+        *groups.gains(case, "region", both, both.old.regions, both.new.regions),
+        *groups.gains(case, "network", both, both.old.networks, both.new.networks),
         *groups.clusters(case, both, "topics", "location"),
     )
 

@@ -165,6 +165,24 @@ def losses(case: Case, kind: str, old: Groups, new: Groups) -> Iterator[Measure]
         yield Measure(float(lost[i]), limit, figure, f"-{words.percent(limit)}", reason)
 
 
+def gains(case: Case, kind: str, both: Comparison, old: Groups, new: Groups) -> Iterator[Measure]:
+    """By what share each group grew beyond what all grew by, as far as it is too much; a few profiles are not."""
+    limit = case.limits.group_growth
+    before = np.zeros(len(new.names), np.int64)
+    here, there = _shared(old, new)
+    before[there] = old.profiles[here]
+    expected = before * both.new.profiles / max(both.old.profiles, 1)
+    gained = new.profiles - expected
+    big = (new.profiles >= case.limits.group_profiles) | (gained > case.share(case.limits.coverage) * both.new.profiles)
+    grown = gained / np.maximum(expected, 1)
+    for i in np.flatnonzero(big & (grown > limit)).tolist():
+        after = words.count(int(new.profiles[i]), "profile")
+        reason = f"{kind} {new.names[i]} has {after} (before: {words.count(int(before[i]))})"
+        yield Measure(
+            float(grown[i]), limit, words.percent(float(grown[i]), sign=True), f"+{words.percent(limit)}", reason
+        )
+
+
 def table(case: Case, what: str, old: Collection[str], new: Collection[str]) -> Measure:
     """How much of a table of names is gone."""
     gone = set(old).difference(new)

@@ -233,6 +233,41 @@ def region_fewer(x: float) -> Comparison:
     return with_new(regions=replace(given.new.regions, profiles=profiles))
 
 
+def region_more(x: float) -> Comparison:
+    given = comparison()
+    profiles = given.new.regions.profiles.copy()
+    profiles[1] = round(20_000 * (1 + x))
+    return with_new(regions=replace(given.new.regions, profiles=profiles))
+
+
+def test_where_people_are_put_is_seen_however_small_the_place_was(make):
+    """0.1 % more of all may be anywhere; 0.6 % may not, in a place that was not there before, or was small."""
+
+    def verdict(names: tuple[str, ...], more: int) -> str:
+        given = comparison()
+        found = groups(REGIONS + names, 400)
+        found.profiles[-1] += np.uint64(more)
+        before = groups(REGIONS, 400)
+        both = replace(given, old=replace(given.old, regions=before), new=replace(given.new, regions=replace(found)))
+        return judged("coverage", make(both)).verdict
+
+    assert [verdict((), more) for more in (80, 590, 6_000)] == ["pass", "pass", "hold"]
+    assert [verdict(("XX",), more) for more in (590, 601)] == ["pass", "hold"]
+
+
+def test_what_all_grew_by_each_may_grow_by(make):
+    given = comparison()
+    more = replace(given.new.regions, profiles=given.new.regions.profiles * np.uint64(3))
+    twice = replace(given.new, profiles=2 * N, regions=more, nulls=dict.fromkeys(given.new.nulls, 0))
+    assert (
+        "region US has 60,000 profiles (before: 20,000)" in judged("coverage", make(replace(given, new=twice))).reason
+    )
+    as_much = replace(twice, regions=replace(more, profiles=given.new.regions.profiles * np.uint64(2)))
+    networks = replace(given.new.networks, profiles=given.new.networks.profiles * np.uint64(2))
+    both = replace(given, new=replace(as_much, networks=networks))
+    assert judged("coverage", make(both)).verdict == "pass"
+
+
 def group_moved(x: float) -> Comparison:
     found = moves(RANGES, 500)
     found.sums[1] = 500 * x
@@ -356,6 +391,7 @@ FIELDS: dict[str, tuple[str, Scenario, tuple[float, float], Any]] = {
     "renamed": ("identity", of(happened("renamed")), (0.0099, 0.0101), 0.02),
     "coverage": ("coverage", of(nulls_grown), (0.0049, 0.0051), 0.01),
     "group_coverage": ("coverage", of(region_fewer), (0.0499, 0.0501), 0.1),
+    "group_growth": ("coverage", of(region_more), (0.1999, 0.2001), 0.3),
     "drift_mean": (
         "drift",
         lambda make, x: make(history=[figures(mean=shapes.mean(scores()) / (1 + x))] * 3),
