@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 cdef enum:
     RING_SIZE = 4096
     LOWEST = 100                # hundredths of a point
+    PAIR_WORDS = 64             # of 64 bits
 
 cdef packed struct Counters:
     uint64_t scored
@@ -17,6 +18,9 @@ cdef packed struct Counters:
     uint64_t eligible
     uint64_t requests
     uint64_t errors
+    uint64_t paired             # of different ids that were asked for in this version and in the one before alike
+    uint64_t were_eligible
+    uint64_t are_eligible
 
 cdef packed struct Info:
     uint64_t pid
@@ -43,6 +47,7 @@ cdef class Seat:
     cdef Info info
     cdef Info outgoing
     cdef uint64_t ring[RING_SIZE]
+    cdef uint64_t pairs[PAIR_WORDS]       # ids that were paired since the switch, by their hashes
     cdef uint64_t copied        # ids of the ring that are in the file
     cdef Place *shared          # NULL: nobody sees this seat
     cdef uint64_t *shared_ring

@@ -40,6 +40,12 @@ class Served(NamedTuple):
     """Requests that did not fail by our fault."""
     errors: int
     """Requests that failed by our fault (5xx)."""
+    paired: int
+    """Different profiles whose eligibility by the same rule is known in the version before too; at most 4,096."""
+    were_eligible: int
+    """Of the paired: in the version before."""
+    are_eligible: int
+    """Of the paired: in this one."""
 
 class SeatView(NamedTuple):
     """What a living process said of itself last. Times are seconds since 1970."""
@@ -114,8 +120,8 @@ class Seat:
         status: npt.NDArray[np.uint8],
     ) -> None:
         """n answers; arrays as in :class:`~kserve.records.Scores`."""
-    def asked(self, version: str, profile_id: int, eligible: bool) -> None:
-        """One profile was asked for with a rule."""
+    def asked(self, version: str, profile_id: int, eligible: bool, was_eligible: bool | None = None) -> None:
+        """One profile was asked for with a rule. ``was_eligible``: by it, in the version before; None: not known."""
     def succeeded(self, version: str) -> None:
         """One request was answered as it should be."""
     def failed(self, version: str) -> None:

@@ -27,7 +27,7 @@ from kserve._atomic cimport fence, get, put
 __all__ = ["PREPARING", "READY", "REFUSED", "RING", "SEATS", "Roster", "Seat", "SeatView", "Served"]
 
 cdef enum:
-    LAYOUT = 1
+    LAYOUT = 2
     PAGE = 4096
     SEAT_COUNT = 256
     SEAT_SIZE = PAGE + 8 * RING_SIZE
@@ -67,6 +67,9 @@ class Served(NamedTuple):
     eligible: int
     requests: int
     errors: int
+    paired: int
+    were_eligible: int
+    are_eligible: int
 
 
 class SeatView(NamedTuple):
@@ -142,6 +145,7 @@ cdef class Seat:
         self._give_back()
         memset(&self.info.now, 0, sizeof(Counters))
         memset(&self.info.before, 0, sizeof(Counters))
+        memset(self.pairs, 0, sizeof(self.pairs))
         self.info.since = time.time()
         self.info.ids = 0
         self._claim()
@@ -167,6 +171,7 @@ cdef class Seat:
         memcpy(self.info.previous, self.info.version, sizeof(self.info.version))
         memcpy(&self.info.before, &self.info.now, sizeof(Counters))
         memset(&self.info.now, 0, sizeof(Counters))
+        memset(self.pairs, 0, sizeof(self.pairs))
         put_text(self.info.version, sizeof(self.info.version), version)
         self.info.switched = time.time()
         self.info.switches += 1
@@ -220,12 +225,16 @@ cdef class Seat:
             else:
                 counters.unknown += 1
 
-    def asked(self, str version, uint64_t profile_id, bint eligible):
+    def asked(self, str version, uint64_t profile_id, bint eligible, was_eligible=None):
         cdef Counters *counters = self.counters(version)
         remember(self, profile_id)
         if counters != NULL:
             counters.asked += 1
             counters.eligible += eligible
+        if was_eligible is not None and counters == &self.info.now and is_fresh(self.pairs, profile_id):
+            counters.paired += 1
+            counters.were_eligible += <bint>was_eligible
+            counters.are_eligible += eligible
 
     def succeeded(self, str version):
         cdef Counters *counters = self.counters(version)
@@ -298,6 +307,15 @@ cdef inline void count_score(Counters *counters, double points) noexcept:
     count_hundredths(counters, <uint64_t>(points * 100 + 0.5))
 
 
+cdef inline bint is_fresh(uint64_t *seen, uint64_t profile_id) noexcept:
+    """Whether no id with this hash was seen: each id is, at most once. It is seen from now on."""
+    cdef uint64_t hashed = profile_id * 0x9E3779B97F4A7C15ULL >> 52
+    cdef uint64_t bit = 1ULL << (hashed % 64)
+    cdef bint fresh = not seen[hashed // 64] & bit
+    seen[hashed // 64] |= bit
+    return fresh
+
+
 cdef inline Place *place_at(const uint8_t *base, uint64_t place) noexcept:
     return <Place *>(base + PAGE + place * SEAT_SIZE)
 
@@ -363,6 +381,7 @@ cdef object served(const Counters *found):
     return Served(
         found.scored + found.unscored + found.unknown, found.scored, found.unscored, found.unknown, found.lowest,
         found.hundredths, found.squares, found.asked, found.eligible, found.requests, found.errors,
+        found.paired, found.were_eligible, found.are_eligible,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -13,12 +13,16 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from kserve._batch import Asked, ids_of_bytes, ids_of_json
+from kserve.errors import KserveError
 from kserve.records import NETWORKS, Status, Topic
 from kserve.rule import Rule
 from kserve.serving import bodies, health, models
 from kserve.serving.admission import BATCH, ELIGIBILITY, HEALTH, READ, Access
 from kserve.serving.problems import Problem
 from kserve.serving.site import Call, Handler
+
+if TYPE_CHECKING:
+    from kserve._core import Snapshot
 
 TOPICS_PER_PAGE = 100
 MAX_TOPICS_PER_PAGE = 1000
@@ -147,7 +151,8 @@ async def eligibility(call: Call) -> web.Response:
     bodies.check_count(request.ids, settings.batch_limit)
     rule = Rule.of(request.rule)
     call.charge(max(1, len(request.ids)) + COUNT_COST * request.count)
-    results = [_eligibility_item(call, rule, item) for item in request.ids]
+    before = None if call.site.follower is None else call.site.follower.replaced(call.version)
+    results = [_eligibility_item(call, rule, before, item) for item in request.ids]
     answer = models.Eligibility(call.version, results)
     if request.count:
         loop = asyncio.get_running_loop()
@@ -156,13 +161,21 @@ async def eligibility(call: Call) -> web.Response:
     return call.json(answer)
 
 
-def _eligibility_item(call: Call, rule: Rule, item: Any) -> models.EligibilityItem:
+def _eligibility_item(call: Call, rule: Rule, before: Snapshot | None, item: Any) -> models.EligibilityItem:
     profile_id = bodies.parse_id(item) if isinstance(item, str) else None
     if profile_id is None:
         return models.EligibilityItem(bodies.shown(item), False, ["invalid"], bodies.why_invalid(item))
     failed = list(call.snapshot.explain(rule, profile_id))
-    call.site.seat.asked(call.version, profile_id, not failed)
+    call.site.seat.asked(call.version, profile_id, not failed, _was_eligible(before, rule, profile_id))
     return models.EligibilityItem(item, not failed, failed)
+
+
+def _was_eligible(before: Snapshot | None, rule: Rule, profile_id: int) -> bool | None:
+    """In the version before, for the sentinel; None when that is not known."""
+    try:
+        return None if before is None else not before.explain(rule, profile_id)
+    except KserveError:
+        return None
 
 
 def topics() -> Handler:

@@ -209,7 +209,9 @@ class Sentinel(threading.Thread):
     def _judge(self, watched: Watched, seats: list[SeatView]) -> None:
         before, after = self._answers(watched, seats)
         asked, some = watched.pairs(self._roster.hot_ids(self._settings.watch.hot_ids))
-        breaches = verdict(before, after, asked, some, watched.bounds)
+        came_from = {seat.previous for seat in seats if seat.version == watched.unjudged.version} - {None}
+        paired = came_from <= {watched.base}
+        breaches = verdict(before, after, asked, some, watched.bounds, paired_with_good=paired)
         if breaches:
             self._take_back(watched, breaches, after)
         elif time.monotonic() - watched.began >= self._settings.watch.seconds:

@@ -157,23 +157,48 @@ def served(before: Served, after: Served, bounds: Bounds) -> Breaches:
     return {name: breach for name, breach in found.items() if breach is not None}
 
 
-WITNESSED = {"unknown": "hot_unknown", "unscored": "hot_unscored", "lowest": "hot_lowest", "mean": "hot_mean"}
+def alike(after: Served, bounds: Bounds) -> Breaches:
+    """What the version does to the same ids by the same rules."""
+    if after.paired < WITNESSES:
+        return {}
+    was, now = share(after.were_eligible, after.paired), share(after.are_eligible, after.paired)
+    breach = _over(abs(now - was), bounds.eligible, was, now)
+    return {} if breach is None else {"eligible_alike": breach}
+
+
+WITNESSED = {
+    "unknown": "hot_unknown",
+    "unscored": "hot_unscored",
+    "lowest": "hot_lowest",
+    "mean": "hot_mean",
+    "eligible": "eligible_alike",
+}
 """Served figures that follow the traffic too, and what the ids that are asked for must show then."""
 
 
-def verdict(before: Served, after: Served, asked: Pairs | None, sample: Pairs | None, bounds: Bounds) -> Breaches:
+def verdict(
+    before: Served,
+    after: Served,
+    asked: Pairs | None,
+    sample: Pairs | None,
+    bounds: Bounds,
+    *,
+    paired_with_good: bool = True,
+) -> Breaches:
     """All that is wrong with a version; nothing when it is as good as the one before.
 
     ``asked``: the ids that are asked for now; ``sample``: those and others. None when there is no version to compare
-    with: then the served answers alone decide.
+    with: then the served answers alone decide. ``paired_with_good``: the version that the servers had before is the
+    good one; else the served eligibility has no second witness.
     """
     if asked is None or sample is None:
         return served(before, after, bounds)
-    witness = hot(asked, replace(bounds, answers=WITNESSES))
+    witness = hot(asked, replace(bounds, answers=WITNESSES)) | alike(after, bounds)
+    alone = {"errors"} if paired_with_good else {"errors", "eligible"}
     counted = {
         name: breach
         for name, breach in served(before, after, bounds).items()
-        if name not in WITNESSED or WITNESSED[name] in witness
+        if name in alone or WITNESSED[name] in witness
     }
     return counted | hot(sample, bounds)
 

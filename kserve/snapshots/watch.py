@@ -144,6 +144,8 @@ class Follower:
         self._keep_seconds = 0.0
         self._stopped = False
         self._retired: list[_Retired] = []
+        self._switch = ("", "")
+        """The version that was swapped in last, and the one that it replaced."""
         self._staging: _Staging | None = None
         self._told: tuple[str | None, str, str] = (None, "", "")
         self._refused: tuple[object, ...] | None = None
@@ -167,6 +169,12 @@ class Follower:
         """This process is a server: it keeps the version before at hand as long as the new one is watched."""
         self._keep_seconds = self._settings.watch.seconds
         self.seat.open_to("server", address)
+
+    def replaced(self, version: str) -> Snapshot | None:
+        """The version that this one has replaced, while the switch is watched."""
+        now = time.monotonic()
+        kept = (retired.snapshot for retired in list(self._retired) if now < retired.until)
+        return next((snapshot for snapshot in kept if (version, snapshot.version) == self._switch), None)
 
     def stop(self) -> None:
         """End the thread. The store keeps its version."""
@@ -235,6 +243,7 @@ class Follower:
         if self._stopped:
             return
         self.seat.serve(fresh.version)  # before the first answer from it is counted
+        self._switch = (fresh.version, store.version)
         self._retired.append(_Retired(store.swap(fresh), time.monotonic() + self._keep_seconds))
         self._troubles.clear()
         self._measure_at = 0.0

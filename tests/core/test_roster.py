@@ -128,6 +128,26 @@ class Oracle:
         return Served(**{name: counts[name] for name in Served._fields} | {"answers": answers})
 
 
+def test_each_id_is_paired_once_and_anew_after_a_switch(tmp_path: Path) -> None:
+    path = tmp_path / "ROSTER"
+    seat = Seat(path, "server")
+    seat.serve(A)
+    for turn in range(60):
+        seat.asked(A, turn % 20, turn % 2 == 0, turn % 4 == 0)
+        seat.asked(A, 20 + turn % 20, True)
+    seat.asked(C, 50, True, True)
+    seat.flush()
+    served = only(path).served
+    assert (served.asked, served.paired, served.were_eligible, served.are_eligible) == (120, 20, 5, 10)
+    seat.serve(B)
+    seat.asked(B, 3, True, False)
+    seat.asked(A, 60, True, True)
+    seat.flush()
+    view = only(path)
+    assert (view.served.paired, view.served.were_eligible, view.served.are_eligible) == (1, 0, 1)
+    assert (view.previous_served.asked, view.previous_served.paired) == (121, 20)
+
+
 @given(ACTIONS)
 def test_counts_belong_to_the_version_that_answered(tmp_path_factory: pytest.TempPathFactory, actions) -> None:
     path = tmp_path_factory.mktemp("roster") / "ROSTER"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -19,10 +22,12 @@ import pytest
 import snapshots
 from hypothesis import given
 from serving.processes import Load, acts, orders, seats, servers, until
+from serving.processes import Served as Server
 
 from kserve._roster import Seat, SeatView, Served
 from kserve._sample import sample
 from kserve.serving import verdict
+from kserve.serving.keys import Keys
 from kserve.serving.sentinel import NOTHING, History, Sentinel, minus, plus, total
 from kserve.serving.verdict import Bounds, Pairs
 from kserve.settings import MODELS, Settings, Watch
@@ -175,6 +180,26 @@ def test_one_profile_that_everybody_looks_at_is_no_witness(after: float | None, 
     assert verdict.served(before, now, BOUNDS)
     assert verdict.verdict(before, now, pairs(1.0, to, of=1), some, BOUNDS) == {}
     assert verdict.verdict(before, now, pairs(1.0, to, of=verdict.WITNESSES), some, BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("after", "breached"),
+    [
+        ({"paired": 1000, "were_eligible": 100, "are_eligible": 90}, False),
+        ({"paired": 1000, "were_eligible": 900, "are_eligible": 100}, True),
+        ({"paired": 1000, "were_eligible": 100, "are_eligible": 900}, True),
+        ({"paired": verdict.WITNESSES - 1, "were_eligible": verdict.WITNESSES - 1, "are_eligible": 0}, False),
+        ({"paired": verdict.WITNESSES, "were_eligible": verdict.WITNESSES, "are_eligible": 0}, True),
+        ({}, False),
+    ],
+)
+def test_other_rules_are_not_the_versions_fault(after: dict[str, int], breached: bool) -> None:
+    """Eligibility counts when the same ids by the same rules show it; or alone, without a good version before."""
+    before, now = counts(asked=1000, eligible=900), counts(asked=1000, eligible=100, **after)
+    same = pairs(0.0, 0)
+    assert set(verdict.served(before, now, BOUNDS)) == {"eligible"}
+    assert set(verdict.verdict(before, now, same, same, BOUNDS)) == ({"eligible"} if breached else set())
+    assert set(verdict.verdict(before, now, same, same, BOUNDS, paired_with_good=False)) == {"eligible"}
 
 
 def test_errors_need_no_second_witness() -> None:
@@ -365,6 +390,89 @@ def test_a_crawler_does_not_take_a_good_version_back(data: Path) -> None:
         with Load(found, lambda turn: 10**9 + turn), Load(found, lambda turn: 2 * 10**9 + turn):
             until(lambda: orders(data).state().unjudged is None)
     assert acts(data)[-2:] == ["announce", "good"]
+
+
+class Campaign(threading.Thread):
+    """Asks a server who is eligible by a rule, a hundred at a time, until it is told to end."""
+
+    def __init__(self, server: Server, rule: dict[str, object]) -> None:
+        super().__init__(daemon=True)
+        self.rule = rule
+        self.asked = 0
+        self._server = server
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Campaign:
+        self.start()
+        until(lambda: self.asked > 10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(20)
+
+    def run(self) -> None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=20)) as connection:
+            while not self._ended.wait(0.01):
+                ids = [str((self.asked * 100 + i) % PROFILES) for i in range(100)]
+                body = json.dumps({"rule": self.rule, "ids": ids})
+                connection.request("POST", "/v3/eligibility", body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                assert response.status == 200, response.read()
+                response.read()
+                self.asked += 1
+
+
+@pytest.mark.heavy
+def test_a_campaign_that_begins_does_not_take_a_good_version_back(data: Path) -> None:
+    """Nearly all were eligible, and by its rule nearly nobody is: by the version before, too."""
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 1, watch__seconds="2") as (server,), Campaign(server, {"min_score": 10}) as campaign:
+        time.sleep(1)
+        orders(data).announce(better, against=announced(data))
+        campaign.rule = {"min_score": 78}
+        until(lambda: orders(data).state().unjudged is None)
+        (seat,) = seats(data)
+        assert seat.served.paired > 300
+        assert seat.served.asked - seat.served.eligible > 1000
+    assert acts(data)[-2:] == ["announce", "good"]
+
+
+@pytest.mark.heavy
+def test_keys_that_cannot_be_read_are_not_the_versions_fault(data: Path) -> None:
+    _, text = Keys(data).create("maria", ["admin"])
+    with servers(data, 1, open="false") as (server,):
+        for file in data.glob("keys.db*"):
+            file.unlink()
+        (data / "keys.db").write_bytes(b"no database" * 100)
+        until(lambda: "keys cannot be read" in server.log())
+        for key in (text, "ks_live_someone") * 20:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+                connection.request("GET", "/v3/scores/1", headers={"X-Api-Key": key})
+                assert connection.getresponse().status >= 400
+        time.sleep(0.3)
+        assert seats(data)[0].served.errors == 0
+
+
+@pytest.mark.heavy
+def test_places_that_were_mixed_up_are_noticed_by_those_who_are_asked_for(data: Path) -> None:
+    """No score has changed, so nothing but eligibility shows it."""
+
+    def located(day: int, place: Callable[[int], str]) -> str:
+        people = [row | {"location": place(i)} for i, row in enumerate(rows(fine))]
+        version = snapshots.candidate(data, people, scored_at=snapshots.NOON + day * DAY).version
+        Catalog(data).place(version)
+        return version
+
+    good = located(1, lambda i: "US/New York" if i % 2 else "US/Boston")
+    orders(data).announce(good, against=announced(data))
+    orders(data).judge_good(good)
+    bad = located(2, lambda i: "US/New York" if i % 10 else "US/Boston")
+    with servers(data, 1) as (server,), Campaign(server, {"locations": ["US/New York"]}):
+        time.sleep(1)
+        orders(data).announce(bad, against=good)
+        until(lambda: announced(data) == good)
+    assert set(Catalog(data).log.entries()[-2].seen["figures"]) == {"eligible"}
 
 
 @pytest.mark.heavy
