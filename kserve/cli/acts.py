@@ -12,7 +12,8 @@ from kserve.errors import NothingPublished, UnknownVersion
 from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.log import author
-from kserve.snapshots.orders import Orders, Quarantined, State
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import Quarantined, State
 
 quarantine_app = typer.Typer(help="Content that must not come back, under whatever name.", no_args_is_help=True)
 

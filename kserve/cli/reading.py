@@ -16,7 +16,8 @@ from kserve.records import NETWORKS
 from kserve.serving import models
 from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
-from kserve.snapshots.orders import Orders, State
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import State
 
 if TYPE_CHECKING:
     from kserve._core import Snapshot

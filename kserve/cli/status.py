@@ -11,7 +11,8 @@ from kserve.cli import options, output
 from kserve.cli.output import clean, moment
 from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
-from kserve.snapshots.orders import Orders, State
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import State
 
 if TYPE_CHECKING:
     from kserve._roster import SeatView

@@ -27,7 +27,8 @@ from kserve.serving.verdict import UNKNOWN, Bounds, Breaches, Pairs, verdict
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.durable import release
-from kserve.snapshots.orders import Orders, State, Unjudged
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import State, Unjudged
 
 log = logging.getLogger("kserve.sentinel")
 

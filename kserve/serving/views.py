@@ -18,7 +18,8 @@ from kserve.settings import Settings
 from kserve.snapshots import report as reports
 from kserve.snapshots.catalog import Catalog, Version
 from kserve.snapshots.log import Entry
-from kserve.snapshots.orders import Orders, State
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import State
 
 HOME = "/console"
 COMPARE_SECONDS = 2.0

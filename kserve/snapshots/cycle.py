@@ -23,9 +23,10 @@ from kserve.snapshots.columns import U64
 from kserve.snapshots.compare import portrait
 from kserve.snapshots.durable import storage
 from kserve.snapshots.log import Entry
-from kserve.snapshots.orders import Orders, State
+from kserve.snapshots.orders import Orders
 from kserve.snapshots.report import Acceptance, Figures, Report, load, save
 from kserve.snapshots.signing import Signer
+from kserve.snapshots.state import State
 
 STEPS = ("build", "re-read", "check", "stage", "announce", "watch")
 """Of a cycle, in order; they are numbered from 1."""

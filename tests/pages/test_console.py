@@ -20,7 +20,8 @@ from kserve.serving.sessions import ATTEMPTS, Attempts, Sessions
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.log import Entry
-from kserve.snapshots.orders import Orders, State
+from kserve.snapshots.orders import Orders
+from kserve.snapshots.state import State
 
 PAGES = ["/console", "/console/log", "/console/processes", "/console/diff?old=a&new=b", "/console/versions/x"]
 ACTS = [f"/console/acts/{act}" for act in ("pin", "unpin", "rollback")]
