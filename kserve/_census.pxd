@@ -9,7 +9,7 @@ cdef enum:
     CHUNK_SLOTS = 64 * LINE_SLOTS
     POINTS = 101
     N_NETWORKS = 4
-    N_MEASURES = 3
+    N_MEASURES = 4
     VALUES = 1 << 16
 
 cdef struct Head:
@@ -35,6 +35,8 @@ cdef struct Chunk:              # profiles of one snapshot, and what the steps n
     uint8_t networks[CHUNK_SLOTS]       # bit by network
     uint64_t least_topics[CHUNK_SLOTS]  # of the hashes of the topics' names
     uint64_t most_topics[CHUNK_SLOTS]
+    uint64_t least_near[CHUNK_SLOTS][2]  # ids of influencers, and of influencees; UINT64_MAX without any
+    uint64_t most_near[CHUNK_SLOTS][2]
     uint32_t identities[CHUNK_SLOTS][N_NETWORKS]    # hashes of what is known by
 
 cdef struct Tally:              # of one snapshot
@@ -44,7 +46,7 @@ cdef struct Tally:              # of one snapshot
     uint32_t *scores            # by the score as it is kept, any uint16
     uint64_t *nulls             # by the place in COLUMNS
     uint32_t *details           # by the fields that are present
-    uint32_t *measures          # VALUES for each of MEASURES: profiles by the low 16 bits
+    uint32_t *measures          # VALUES for each of MEASURES: by the low 16 bits
     Groups regions
     Groups topics
     Groups networks

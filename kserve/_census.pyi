@@ -47,7 +47,7 @@ class Census:
         """uint32[1024]: profiles by the fields of their detail record, a bit for each."""
     @property
     def measures(self) -> npt.NDArray[np.uint32]:
-        """uint32[3, 65536]: by the place in MEASURES, profiles by the low 16 bits of the value."""
+        """uint32[4, 65536]: by the place in MEASURES, profiles by the low 16 bits of the value; entries of topics."""
     @property
     def regions(self) -> _Groups:
         """By location number; 0 is unknown."""

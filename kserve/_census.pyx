@@ -55,7 +55,7 @@ cdef extern from *:
     uint64_t folded "kserve_folded"(uint64_t a, uint64_t b) noexcept nogil
 
 COLUMNS = ("day_change", "week_change", "month_change", "topics", "network_score", "amplification", "true_reach")
-MEASURES = ("network_score", "amplification", "true_reach")
+MEASURES = ("network_score", "amplification", "true_reach", "topics")
 HEAD = np.dtype({"names": ["sum", "hash"], "formats": ["u8", "u8"], "itemsize": sizeof(Head)})
 RANGE_SLOTS = 1 << 31
 
@@ -239,6 +239,7 @@ cdef int count_topics(Tally *tally, Chunk *chunk) noexcept nogil:
             chunk.most_topics[i] = max(chunk.most_topics[i], topics.heads[topic].hash)
             score = UNSCORED if view.topic_scores == NULL else view.topic_scores[entry]
             chunk.sums[i] += mix(topics.heads[topic].hash ^ score)
+            tally.measures[3 * VALUES + score] += 1
     return 0
 
 
@@ -248,6 +249,7 @@ cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
     cdef int i, network
     if view.detail_starts == NULL:
         memset(chunk.networks, 0, chunk.n)
+        memset(chunk.least_near, 0xFF, chunk.n * sizeof(chunk.least_near[0]))
         return 0
     for i in range(chunk.n):
         if not has_record(view, chunk.slots[i]):
@@ -259,6 +261,7 @@ cdef int count_details(Tally *tally, Chunk *chunk) noexcept nogil:
         tally.details[detail.present & (DETAIL_MASKS - 1)] += 1
         chunk.networks[i] = networks_of(detail.present)
         chunk.sums[i] += note_identities(&detail, chunk.identities[i])
+        note_influence(&detail, chunk.least_near[i], chunk.most_near[i])
         for network in range(N_NETWORKS):
             if chunk.networks[i] >> network & 1:
                 count_in(&tally.networks, network, chunk, i)
@@ -276,6 +279,16 @@ cdef inline uint64_t note_identities(const Detail *detail, uint32_t *hashes) noe
             hashes[0 if field <= TW_NAME else field - TW_NAME] ^= <uint32_t>hashed
             together += hashed
     return together
+
+
+cdef inline void note_influence(const Detail *detail, uint64_t *least, uint64_t *most) noexcept nogil:
+    """The ends of each list."""
+    cdef int which, i
+    for which in range(2):
+        least[which], most[which] = UINT64_MAX, 0
+        for i in range(detail.list_lengths[which]):
+            least[which] = min(least[which], detail.lists[which][i])
+            most[which] = max(most[which], detail.lists[which][i])
 
 
 cdef inline bint has_record(const View *view, uint64_t slot) noexcept nogil:

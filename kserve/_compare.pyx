@@ -7,7 +7,7 @@ Every profile of either file is counted once: in its pair, or afterwards, as one
 
 import numpy as np
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abs
 from libc.string cimport memmove
 
@@ -43,7 +43,13 @@ cdef enum:                     # by the place in EVENTS
     RELOCATED = 6
     RETOPICKED = 7
     RENAMED = 8
-    N_EVENTS = 9
+    REMEASURED = 9
+    RECONNECTED = 10
+    N_EVENTS = 11
+
+cdef enum:
+    FAR = 1000                 # hundredths of a point
+    FEW = 100                  # people, by which any true reach may change
 
 cdef extern from *:
     """
@@ -81,7 +87,10 @@ cdef struct Join:               # of two snapshots
     int n_movers
     int least_move              # that is still among the movers
 
-EVENTS = ("moved", "removed", "unscored", "topics", "location", "floored", "relocated", "retopicked", "renamed")
+EVENTS = (
+    *("moved", "removed", "unscored", "topics", "location", "floored", "relocated", "retopicked", "renamed"),
+    *("remeasured", "reconnected"),
+)
 SHIFT = np.dtype({"names": ["sum", "both", "over5"], "formats": ["i8", "u4", "u4"], "itemsize": sizeof(Shift)})
 MOVER = np.dtype({"names": ["id", "old", "new"], "formats": ["u8", "u2", "u2"], "itemsize": sizeof(MoverRow)})
 
@@ -251,6 +260,8 @@ cdef void pair_up(
             add_mover(join, there.ids[i], there.counted[i], here.counted[partners[i]])
         note_events(join, there, i, here, partners[i], moves[i])
         note_changes(join, old, there, i, new, here, partners[i])
+        if is_remeasured(old.view, there.slots[i], new.view, here.slots[partners[i]]):
+            note(join, REMEASURED, there.slots[i])
 
 
 cdef inline void shift(Shifts *of, uint64_t group, int move, uint8_t counts) noexcept nogil:
@@ -306,6 +317,41 @@ cdef inline void note_changes(
             if there.identities[i][network] != here.identities[k][network]:
                 note(join, RENAMED, there.slots[i])
                 break
+    if are_others(there.least_near[i], there.most_near[i], here.least_near[k], here.most_near[k]):
+        note(join, RECONNECTED, there.slots[i])
+
+
+cdef inline bint are_others(
+    const uint64_t *least, const uint64_t *most, const uint64_t *new_least, const uint64_t *new_most
+) noexcept nogil:
+    """Whether one of the lists, of two that are not empty, has neither the ends that it had."""
+    cdef int which
+    for which in range(2):
+        if least[which] != UINT64_MAX and new_least[which] != UINT64_MAX:
+            if least[which] != new_least[which] and most[which] != new_most[which]:
+                return True
+    return False
+
+
+cdef inline bint is_remeasured(const View *old, uint64_t was, const View *new, uint64_t now) noexcept nogil:
+    """Whether network score or amplification moved far, or the true reach is twice as big, or half."""
+    cdef int64_t before, after
+    if are_far(old.network_scores, was, new.network_scores, now):
+        return True
+    if are_far(old.amplifications, was, new.amplifications, now):
+        return True
+    if old.true_reaches == NULL or new.true_reaches == NULL:
+        return False
+    before, after = old.true_reaches[was], new.true_reaches[now]
+    if before == UNKNOWN_COUNT or after == UNKNOWN_COUNT:
+        return False
+    return max(before, after) > 2 * min(before, after) + FEW
+
+
+cdef inline bint are_far(const uint16_t *old, uint64_t was, const uint16_t *new, uint64_t now) noexcept nogil:
+    if old == NULL or new == NULL or old[was] == UNSCORED or new[now] == UNSCORED:
+        return False
+    return abs(<int>new[now] - <int>old[was]) > FAR
 
 
 cdef inline void note(Join *join, int event, uint64_t slot) noexcept nogil:

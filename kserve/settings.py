@@ -38,6 +38,7 @@ class Gates(BaseModel):
     group_profiles: int = Field(1000, ge=1, description="profiles that a region or topic needs to be compared")
     moved: float = Field(0.01, ge=0, description="share of profiles that may move more than 5 points")
     moved_far: float = Field(0.001, ge=0, description="share of profiles that may move more than 10 points")
+    remeasured: float = Field(0.02, ge=0, description="share of profiles whose other measures may move far")
     group_mean: float = Field(2.0, ge=0, description="points that the mean of a group may move beyond that of all")
     cluster: int = Field(8, ge=2, description="profiles of one region, topic, network or id range that are a cluster")
     coverage: float = Field(0.005, ge=0, description="loss of the share of profiles with a location or with topics")
@@ -46,6 +47,7 @@ class Gates(BaseModel):
     relocated: float = Field(0.01, ge=0, description="share of profiles that may have another location")
     retopicked: float = Field(0.05, ge=0, description="share of profiles that may have wholly other topics")
     renamed: float = Field(0.01, ge=0, description="share of profiles that may have another identity on a network")
+    reconnected: float = Field(0.1, ge=0, description="share of profiles that may have wholly other influencers")
     drift_mean: float = Field(0.02, ge=0, description="relative distance of the mean from the rolling baseline")
     drift_psi: float = Field(0.1, ge=0, description="population stability index against the rolling baseline")
     drift_rows: float = Field(0.05, ge=0, description="share of the rolling baseline's profiles that may be missing")
@@ -125,6 +127,7 @@ MODELS = {
         "ks": 0.8,
         "moved": 1.0,
         "moved_far": 0.95,
+        "remeasured": 1.0,
         "group_mean": 12.0,
         "drift_mean": 0.6,
         "drift_psi": 10.0,

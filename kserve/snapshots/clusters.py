@@ -77,7 +77,7 @@ class People:
 
     def at_risk(self, event: str) -> Bools:
         """bool[n]: to whom the event could happen."""
-        if event in ("moved", "unscored", "floored"):
+        if event in ("moved", "unscored", "floored", "remeasured"):
             return np.asarray(self.scores != UNSCORED)
         if event in ("topics", "retopicked"):
             return self.topic_counts > 0

@@ -38,6 +38,9 @@ ID_RANGES = 1024
 LEAST_IN_RANGE = 16  # profiles of the sample
 MOVERS = 100
 UNSCORED = 0xFFFF
+ORDINARY = {"reconnected"}
+"""Events of every night, which those have more often who have more to lose: no clusters are sought among them."""
+
 FIVE, TEN = 500, 1000  # points, in hundredths
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -86,7 +89,7 @@ def compare(
         topics=_moves(old.vocabulary.slugs, [part.topics for part in parts], lambda values: values[1:]),
         networks=_moves(NETWORKS, [part.networks for part in parts], lambda values: values),
         id_ranges=ready.id_ranges,
-        clusters=ready.search.clusters(cases, least),
+        clusters=ready.search.clusters({event: cases[event] for event in cases if event not in ORDINARY}, least),
         movers=_movers(parts),
     )
 

@@ -225,7 +225,8 @@ def movement(case: Case, both: Comparison) -> Judgement:
         share = case.share(limit)
         figure = f"{words.percent(moved / scored)} over {points} points"
         measures.append(Measure(moved / scored, share, figure, words.percent(share), reason))
-    return judge(*measures, *groups.means(case, both), *groups.clusters(case, both, "moved", "floored"))
+    measures.append(groups.changes(case, both, "remeasured", case.limits.remeasured))
+    return judge(*measures, *groups.means(case, both), *groups.clusters(case, both, "moved", "floored", "remeasured"))
 
 
 def identity(case: Case, both: Comparison) -> Judgement:
@@ -233,6 +234,7 @@ def identity(case: Case, both: Comparison) -> Judgement:
     limits = {"relocated": case.limits.relocated, "retopicked": case.limits.retopicked, "renamed": case.limits.renamed}
     return judge(
         *(groups.changes(case, both, event, limit) for event, limit in limits.items()),
+        groups.changes(case, both, "reconnected", case.limits.reconnected),
         *groups.clusters(case, both, *limits),
     )
 

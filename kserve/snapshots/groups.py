@@ -38,6 +38,8 @@ EVENTS = {
     "relocated": "have another location",
     "retopicked": "have wholly other topics",
     "renamed": "have another identity on the same network",
+    "remeasured": "have a far other network score, amplification or true reach",
+    "reconnected": "have wholly other influencers or influencees",
 }
 
 
@@ -205,12 +207,18 @@ def commonest(case: Case, both: Comparison) -> Iterator[Measure]:
     for column, new in both.new.values.items():
         old = both.old.values.get(column)
         if old is not None:
-            growth = new / max(both.new.profiles, 1) - old / max(both.old.profiles, 1)
-            value = int(np.argmax(growth[:-1]))  # the last are nulls
-            before, after = old[value] / max(both.old.profiles, 1), new[value] / max(both.new.profiles, 1)
-            reason = f"{words.percent(after)} of all profiles have the same {column} (before: {words.percent(before)})"
-            figure = words.more_percent(float(growth[value]))
-            yield Measure(float(growth[value]), limit, figure, words.more_percent(limit), reason)
+            before, after = (_shares(column, *pair) for pair in ((both.old, old), (both.new, new)))
+            value = int(np.argmax((after - before)[:-1]))  # the last are nulls
+            growth = float(after[value] - before[value])
+            who = "topic scores are the same" if column == "topics" else f"profiles have the same {column}"
+            reason = f"{words.percent(after[value])} of all {who} (before: {words.percent(before[value])})"
+            yield Measure(growth, limit, words.more_percent(growth), words.more_percent(limit), reason)
+
+
+def _shares(column: str, portrait: Portrait, values: Counts) -> shapes.Floats:
+    """Of each value; a profile has many topics."""
+    shares: shapes.Floats = values / max(int(values.sum()) if column == "topics" else portrait.profiles, 1)
+    return shares
 
 
 def clusters(case: Case, both: Comparison, *events: str) -> Iterator[Measure]:

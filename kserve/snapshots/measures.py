@@ -42,7 +42,8 @@ class Portrait:
     histogram: Counts
     """uint64[10001]: scored profiles by hundredths of a point."""
     values: dict[str, Counts]
-    """By column, of network_score, amplification and true_reach: uint64[65536], profiles by the low 16 bits."""
+    """By column, of network_score, amplification, true_reach: uint64[65536], profiles by the low 16 bits. Of topics:
+    their entries, by score in hundredths."""
     nulls: dict[str, int]
     """By column that the snapshot has, named as in the input: profiles without a value in it."""
     regions: Groups
@@ -112,7 +113,9 @@ class Comparison:
     """Scored in both, with another score."""
     events: dict[str, int]
     """By event: ``moved`` (more than 10 points), ``removed``, ``unscored`` (had a score), ``topics`` or ``location``
-    (lost), ``floored`` (to 1.00), ``relocated``, ``retopicked`` (about none in common), ``renamed`` (on a network)."""
+    (lost), ``floored`` (to 1.00), ``relocated``, ``retopicked`` (about none in common), ``renamed`` (on a network),
+    ``remeasured`` (network score or amplification by more than 10 points, or true reach by a factor of 2),
+    ``reconnected`` (about none of the influencers or influencees in common)."""
     moves: Counts
     """uint64[19801]: profiles scored in both, by new - old + 9900 hundredths."""
     regions: Moves

@@ -100,6 +100,10 @@ def check_portrait(figures, snapshot, table):
     }
     for kind in ("regions", "topics", "networks"):
         check_groups(getattr(figures, kind), kind, rows)
+    listed = [topic for row in rows for topic in row.get("topics") or ()]
+    found = figures.values.get("topics", np.empty(0)).tolist()
+    kept = Counter(65535 if topic.get("score") is None else round(topic["score"] * 100) for topic in listed)
+    assert {i: n for i, n in enumerate(found) if n} == kept
     for column, kept in (("network_score", 100), ("amplification", 100), ("true_reach", 1)):
         values = [None if row.get(column) is None else round(row[column] * kept) for row in rows]
         found = {} if column not in rows[0] else Counter(65535 if value is None else value for value in values)
@@ -163,6 +167,26 @@ def check_events(figures, old, new):
         )
         for was, now in pairs
     )
+
+    assert figures.events["remeasured"] == sum(is_remeasured(was, now) for was, now in pairs)
+    assert figures.events["reconnected"] == sum(
+        any(
+            was.get(name) and now.get(name) and min(was[name]) != min(now[name]) and max(was[name]) != max(now[name])
+            for name in ("influencers", "influencees")
+        )
+        for was, now in pairs
+    )
+
+
+def is_remeasured(was, now):
+    """In hundredths, as they are kept."""
+    for name in ("network_score", "amplification"):
+        known = was.get(name) is not None and now.get(name) is not None
+        if known and abs(round(100 * was[name]) - round(100 * now[name])) > 1000:
+            return True
+    low, high = sorted((was.get("true_reach") or 0, now.get("true_reach") or 0))
+    known = was.get("true_reach") is not None and now.get("true_reach") is not None
+    return known and high > 2 * low + 100
 
 
 def ends(row):

@@ -359,6 +359,26 @@ def test_a_number_that_was_filled_in_is_seen(make):
     assert (held.verdict, "have the same network_score" in held.reason) == ("hold", True)
 
 
+def test_topic_scores_that_were_filled_in_are_seen(make):
+    """They are counted by topic, not by profile: of 3,000 in all, 1 % more are the same."""
+
+    def verdict(more: int) -> str:
+        values = np.full(65_536, 0, np.uint64)
+        values[:3_000] = 1
+        after = values.copy()
+        after[100 : 100 + more] -= np.uint64(1)
+        after[50] += np.uint64(more)
+        given = comparison()
+        both = replace(
+            given,
+            old=replace(given.old, profiles=1_000_000, values={"topics": values}),
+            new=replace(given.new, values={"topics": after}),
+        )
+        return judged("mass", make(both)).verdict
+
+    assert (verdict(29), verdict(31)) == ("pass", "hold")
+
+
 TENTHS = {"drift_mass": 1.0, "drift_mean": 1.0}
 FIELDS: dict[str, tuple[str, Scenario, tuple[float, float], Any]] = {
     # field: gate, scenario, the figure just within and just beyond the default limit, a looser limit
@@ -386,6 +406,8 @@ FIELDS: dict[str, tuple[str, Scenario, tuple[float, float], Any]] = {
     "moved_far": ("movement", of(lambda x: with_moves(x, 10.01)), (0.00099, 0.00101), 0.002),
     "group_mean": ("movement", of(group_moved), (1.99, 2.01), 3.0),
     "cluster": ("movement", of(lambda x: clustered(cases=x)), (7, 8), 9),
+    "remeasured": ("movement", of(happened("remeasured")), (0.0199, 0.0201), 0.03),
+    "reconnected": ("identity", of(happened("reconnected")), (0.0999, 0.1001), 0.2),
     "relocated": ("identity", of(happened("relocated")), (0.0099, 0.0101), 0.02),
     "retopicked": ("identity", of(happened("retopicked")), (0.0499, 0.0501), 0.1),
     "renamed": ("identity", of(happened("renamed")), (0.0099, 0.0101), 0.02),
@@ -542,6 +564,7 @@ def test_missing_scores_that_are_suddenly_there_warn(make):
         ("relocated", "identity"),
         ("retopicked", "identity"),
         ("renamed", "identity"),
+        ("remeasured", "movement"),
     ],
 )
 def test_each_cluster_is_told_by_one_gate(make, event, gate):
