@@ -8,6 +8,7 @@ import pytest
 
 from kserve.snapshots.shared import sweep
 
+pytest.register_assert_rewrite("serving.support", "serving.twins", "drilling", "threads", "waiting")
 hypothesis.settings.register_profile("kserve", deadline=None)
 hypothesis.settings.load_profile("kserve")
 
