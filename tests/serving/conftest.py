@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving.support import FIRST_DAY, Server, publish, rows, serving
+from serving.support import FIRST_DAY, Pair, Server, paired, publish, rows, serving
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,13 @@ def server(published: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def fresh(published: Path) -> Iterator[Server]:
-    """A server with short time-outs, for tests that wait for them."""
-    with serving(published, header_timeout=0.6, body_timeout=0.8, keepalive_timeout=1.8) as found:
+    """A server with short time-outs for requests, for tests that wait for them."""
+    with serving(published, header_timeout=0.6, body_timeout=0.8) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pair(published: Path) -> Iterator[Pair]:
+    """Two servers, with the compiled path and without, for requests that change nothing."""
+    with paired(published) as found:
         yield found

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import snapshots
 import uvloop
 from aiohttp import web
+from waiting import PATIENCE
 
 import kserve
 from kserve.serving.accepting import Table
@@ -107,6 +109,9 @@ class Answer(NamedTuple):
         return str(self.json()["type"]).rpartition(":")[2]
 
 
+RESETS = 5
+"""Times that a connection may be reset, one after the other, before that is no chance any more."""
+
 OFFICE = ("/metrics", "/status", "/console")
 """Paths that begin like this are asked of the office."""
 
@@ -115,15 +120,15 @@ class Server:
     """``kserve serve`` without its processes: the same applications and connections, on any free ports."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        usual: dict[str, Any] = {"open": True, "shedding": {"on": False}}
-        self.settings = Settings(data=data, port=0, drain_timeout=2, **(usual | settings))
+        usual: dict[str, Any] = {"open": True, "shedding": {"on": False}, "drain_timeout": 2}
+        self.settings = Settings(data=data, port=0, **(usual | settings))
         self.store = kserve.open(data, settings=self.settings)
         self.loop = uvloop.new_event_loop()
         self.port = self.office_port = 0
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._started.wait(20)
+        assert self._started.wait(PATIENCE)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -149,9 +154,9 @@ class Server:
         await asyncio.gather(self.runner.cleanup(), self.office.cleanup())
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(PATIENCE)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(20)
+        self._thread.join(PATIENCE)
         self.loop.close()
         self.store.close()
 
@@ -161,7 +166,7 @@ class Server:
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request on a connection of its own; header names with ``_`` for ``-``."""
         port = self.office_port if path.startswith(OFFICE) else self.port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
@@ -184,7 +189,7 @@ class Wire:
     """A bare connection: bytes out, answers in."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._left = b""
 
@@ -248,3 +253,64 @@ def serving(data: Path, **settings: Any) -> Iterator[Server]:
         yield server
     finally:
         server.close()
+
+
+class Pair(NamedTuple):
+    """Two servers of the same data, with the compiled path and without it."""
+
+    compiled: Server
+    plain: Server
+
+
+@contextlib.contextmanager
+def paired(data: Path, copy: Path | None = None, **settings: Any) -> Iterator[Pair]:
+    """Both, with these settings. ``copy``: the data of the second one, if it is to have its own."""
+    with serving(data, **settings) as compiled, serving(copy or data, compiled=False, **settings) as plain:
+        for server in (compiled, plain):
+            draw_numbers(server)
+        yield Pair(compiled, plain)
+
+
+def draw_numbers(server: Server) -> None:
+    """So many that the numbers of all requests to come have the same length."""
+    for _ in range(100_000):
+        next(server.site.numbers)
+
+
+def masked(server: Server, data: bytes) -> bytes:
+    """Without the date, and the ids that the server itself has given to requests."""
+    data = re.sub(rb"\r\nDate: [^\r]{29}\r\n", b"\r\nDate: now\r\n", data)
+    return re.sub(server.site.prefix.encode() + rb"-[0-9]{6}\b", b"ID", data)
+
+
+def read_all(wire: Wire, *parts: bytes, pause: float = 0.002) -> bytes:
+    """Everything that is answered to these parts; the server must end the connection."""
+    found = bytearray()
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            wire.send(part)
+            time.sleep(pause)
+    with contextlib.suppress(ConnectionError):
+        while data := wire.socket.recv(1 << 20):
+            found += data
+    return bytes(found)
+
+
+def until_closed(server: Server, *parts: bytes, pause: float = 0.002) -> bytes:
+    """The same, on a connection of its own, and masked."""
+    with server.connect() as wire:
+        return masked(server, read_all(wire, *parts, pause=pause))
+
+
+def same(pair: Pair, *parts: bytes) -> bytes:
+    """What both servers answer until they end the connection, after what may be the last request.
+
+    A connection that is ended while more is coming is reset, and once in a while what its client has not got by then is
+    lost: answers that are only cut short are asked for again.
+    """
+    for _ in range(RESETS):
+        found, expected = until_closed(pair.compiled, *parts), until_closed(pair.plain, *parts)
+        if found == expected or not (found.startswith(expected) or expected.startswith(found)):
+            break
+    assert found == expected
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import socket
@@ -10,14 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving.corpus import LAST, score
-from serving.support import CROWD, LARGEST, Answer, Server, request, serving
+from serving.support import CROWD, LARGEST, Answer, Pair, paired, request, same, serving, until_closed
 
 from kserve._batch import RECORD
 from kserve._plain import classify
@@ -89,39 +87,6 @@ PASSED = {
 EVERY = PLAIN | OTHER | PASSED
 
 
-class Pair(NamedTuple):
-    compiled: Server
-    plain: Server
-
-
-@pytest.fixture(scope="module")
-def pair(published: Path) -> Iterator[Pair]:
-    with serving(published) as compiled, serving(published, compiled=False) as plain:
-        for server in (compiled, plain):
-            for _ in range(100_000):  # so that all numbers of requests have the same length
-                next(server.site.numbers)
-        yield Pair(compiled, plain)
-
-
-def answered(server: Server, *parts: bytes, pause: float = 0.002) -> bytes:
-    """Everything until the server ends the connection; without date and ids of requests."""
-    found = bytearray()
-    with server.connect() as wire, contextlib.suppress(ConnectionError):
-        for part in parts:
-            wire.send(part)
-            time.sleep(pause)
-        while data := wire.socket.recv(1 << 20):
-            found += data
-    text = re.sub(rb"\r\nDate: [^\r]{29}\r\n", b"\r\nDate: now\r\n", bytes(found))
-    return re.sub(server.site.prefix.encode() + rb"-[0-9]{6}\b", b"ID", text)
-
-
-def same(pair: Pair, *parts: bytes) -> bytes:
-    found = answered(pair.compiled, *parts)
-    assert found == answered(pair.plain, *parts)
-    return found
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_one_batch(pair: Pair, name: str) -> None:
     found = same(pair, EVERY[name], LAST * 2)
@@ -154,9 +119,9 @@ def test_the_compiled_path_answers_it(pair: Pair, name: str) -> None:
 @pytest.mark.parametrize("name", ["json", "records", "accept last", "no records", "cut short", "escapes"])
 def test_split_at_every_byte(pair: Pair, name: str) -> None:
     data = EVERY[name]
-    whole = answered(pair.plain, data + LAST)
+    whole = until_closed(pair.plain, data + LAST)
     for cut in range(1, len(data)):
-        assert answered(pair.compiled, data[:cut], data[cut:] + LAST, pause=0.001) == whole
+        assert until_closed(pair.compiled, data[:cut], data[cut:] + LAST, pause=0.001) == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -219,9 +184,9 @@ def test_it_counts_what_aiohttp_would_count(published: Path) -> None:
     served = []
     for compiled in (True, False):
         with serving(published, compiled=compiled) as server:
-            answered(server, *EVERY.values(), LAST * 3)
+            until_closed(server, *EVERY.values(), LAST * 3)
             for name in PLAIN:
-                answered(server, PLAIN[name], LAST)
+                until_closed(server, PLAIN[name], LAST)
             server.site.seat.flush()
             (seat,) = [seat for seat in server.site.roster.seats() if seat.place == server.site.seat.place]
             served.append((seat.served, seat.ids))
@@ -246,8 +211,8 @@ def limited(published: Path, tmp_path: Path) -> Iterator[tuple[Pair, Keys]]:
     data = tmp_path / "data"
     shutil.copytree(published, data)
     common = {"open": False, "tiers": {"small": TIER}}
-    with serving(data, **common) as compiled, serving(data, compiled=False, **common) as plain:
-        yield Pair(compiled, plain), Keys(data)
+    with paired(data, **common) as pair:
+        yield pair, Keys(data)
 
 
 def counted(answer: Answer) -> tuple[int, list[str], bytes, list[str]]:

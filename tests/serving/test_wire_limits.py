@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from serving.corpus import BATCH, JSON, score
-from serving.support import Server, Wire, request, serving
+from serving.support import Server, Wire, masked, paired, request
 
 from kserve.serving.keys import Keys
 from kserve.settings import Tier
@@ -30,6 +30,8 @@ LATE = 5
 
 
 class Pair(NamedTuple):
+    """Servers, and keys by tier."""
+
     compiled: Server
     plain: Server
     keys: dict[str, str]
@@ -43,14 +45,8 @@ def pair(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     keys = {tier: book.create("maria", ["score:read", "batch"], tier=tier)[1] for tier in TIERS}
     keys["no reader"] = book.create("joe", ["batch"], tier="fast")[1]
     shutil.copytree(folders[0], folders[1])
-    with (
-        serving(folders[0], open=False, tiers=TIERS) as compiled,
-        serving(folders[1], open=False, tiers=TIERS, compiled=False) as plain,
-    ):
-        for server in (compiled, plain):
-            for _ in range(100_000):
-                next(server.site.numbers)
-        yield Pair(compiled, plain, keys)
+    with paired(*folders, open=False, tiers=TIERS) as servers:
+        yield Pair(*servers, keys)
 
 
 def bytes_of(wire: Wire, server: Server, sent: bytes) -> bytes:
@@ -61,8 +57,7 @@ def bytes_of(wire: Wire, server: Server, sent: bytes) -> bytes:
     while len(wire._left) < length:
         wire._more()
     body, wire._left = wire._left[:length], wire._left[length:]
-    whole = re.sub(rb"Date: [^\r]+", b"Date: now", head + b"\r\n\r\n" + body)
-    return re.sub(server.site.prefix.encode() + rb"-\d{6}\b", b"ID", whole)
+    return masked(server, head + b"\r\n\r\n" + body)
 
 
 def same(pair: Pair, asked: list[bytes]) -> list[bytes]:
