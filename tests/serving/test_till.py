@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import struct
 import time
@@ -19,6 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from limits_contract import TIERS, Adapter, LimitsContract, Moment, machine
 from proxy import Proxy
 from redis.exceptions import RedisError, ResponseError
+from waiting import PATIENCE
 
 from kserve._limits import ADMITTED, EXHAUSTED, LIMITED, NEVER, Decision
 from kserve.errors import SettingError
@@ -204,22 +206,27 @@ def test_sells_what_a_plain_model_sells(shop: Settings, managed: int, quota: int
 async def test_never_sells_more_than_the_rate_gives_and_nearly_all_of_it(shop: Settings, till_of: TillOf) -> None:
     interval, managed, record = 1000, 50, fresh(3)
     till = till_of(shop, b"hostrate")
-    start, sold = time.monotonic(), 0
-    while time.monotonic() - start < 0.4:
+    start = before = time.monotonic()
+    sold, full = 0, 0.0
+    for _ in range(120):
+        asked = time.monotonic()
         [(granted, *_)] = await till.buy([record], [(interval, managed, managed, -1, 0, 0, 1, 50, -1, 0)], TTL)
         sold += granted
+        now = time.monotonic()
+        full += max(0.0, now - before - managed * interval / 1e6)  # as this process had to wait
+        before = asked
         await asyncio.sleep(0.002)
-    most = managed + (time.monotonic() - start) * 1e6 / interval
-    assert 0.85 * most < sold <= most
+    most = managed + (now - start) * 1e6 / interval
+    assert 0.85 * (most - full * 1e6 / interval) < sold <= most
 
 
 async def test_what_is_held_is_not_in_the_bucket_until_it_has_run_out(shop: Settings, till_of: TillOf) -> None:
     one, other, record = till_of(shop, b"host-one"), till_of(shop, b"host-two"), fresh(1)
     row = (100, 30, 30, -1, 0, 0, 1, 20, -1, 0)
-    assert (await one.buy([record], [row], 300_000))[0][0] == 20
+    assert (await one.buy([record], [row], 1_000_000))[0][0] == 20
     await asyncio.sleep(0.02)  # long enough for the whole burst to come back, were nothing held
-    assert (await other.buy([record], [row], 300_000))[0][0] == 10
-    await asyncio.sleep(0.35)
+    assert (await other.buy([record], [row], 1_000_000))[0][0] == 10
+    await asyncio.sleep(1.05)
     assert (await other.buy([record], [row], 300_000))[0][0] == 0, "what has just run out was spent until now"
     await asyncio.sleep(0.02)
     assert (await other.buy([record], [row], 300_000))[0][0] == 20
@@ -301,6 +308,15 @@ async def test_a_server_that_has_forgotten_the_script_is_taught_it_again(shop: S
         await till._client.script_flush()
 
 
+async def bought(till: Till, row: tuple[int, ...]) -> None:
+    """Whatever the first purchases took: time is short, and others have work for the machine too."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await till.buy([fresh()], [row], TTL)
+                return
+
+
 @pytest.mark.parametrize("side", ["requests", "answers"])
 async def test_what_is_damaged_on_the_way_is_not_believed(single: redises.Server, till_of: TillOf, side: str) -> None:
     row = (GONE, 10_000, 10_000, -1, 0, 0, 1, 5, -1, 0)
@@ -309,7 +325,7 @@ async def test_what_is_damaged_on_the_way_is_not_believed(single: redises.Server
             record = fresh()
             till = till_of(Settings(redis=f"redis://127.0.0.1:{proxy.port}/0", redis_timeout=0.15), b"hostdama")
             proxy.heal()
-            await till.buy([fresh()], [row], TTL)
+            await bought(till, row)
 
             def flip(data: bytes, at: int = at) -> bytes:
                 return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] if len(data) > at else data
@@ -325,7 +341,7 @@ async def test_what_is_damaged_on_the_way_is_not_believed(single: redises.Server
 async def test_no_answer_reaches_another_call(single: redises.Server, till_of: TillOf) -> None:
     """Calls are given up while their answers are under way; what the next ones get is theirs."""
     with Proxy(single.port) as proxy:
-        till = till_of(Settings(redis=f"redis://127.0.0.1:{proxy.port}/0", redis_timeout=1), b"hostgive")
+        till = till_of(Settings(redis=f"redis://127.0.0.1:{proxy.port}/0", redis_timeout=20), b"hostgive")
         row = (GONE, 10_000, 10_000, -1, 0, 0, 1, 5, -1, 0)
         await till.buy([fresh()], [row], TTL)
         given_up = 0
