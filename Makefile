@@ -32,11 +32,11 @@ test: build .venv/.deps-test ## all tests, the heavy ones last
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m ''
 
 drill: build .venv/.deps-test ## the incidents of 2011 and others, replayed, each with a time line
-	DRILLS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest tests/drills -m '' -q -rN --capture=no
+	DRILLS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m drill -q -rN --capture=no
 
 faults: build .venv/.deps-test ## every system call of a publish, killed and failed in every way
 	@command -v strace >/dev/null || scripts/apt strace
-	FAULTS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m '' tests/core/test_faults.py
+	FAULTS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m '' tests/core/test_faults.py tests/cli/test_kill.py
 
 lint: build .venv/.deps-lint .venv/.deps-test ## ruff, mypy, stubtest, cython-lint, import contracts
 	$(BIN)/ruff check --quiet .

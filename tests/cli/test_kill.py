@@ -1,7 +1,11 @@
-"""kill -9 at any moment of a publish cycle: what is in sight stays whole, and the same command goes on."""
+"""kill -9 at any moment of a publish cycle: what is in sight stays whole, and the same command goes on.
+
+At every one with `make faults`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -13,13 +17,16 @@ from pathlib import Path
 
 import pytest
 from cli.support import DAY_TWO, TAXONOMY, done, started
+from lengths import EVERY_FAULT
 
 import kserve
 from kserve.snapshots.catalog import Catalog
 
 pytestmark = pytest.mark.heavy
 
-RANDOM_MOMENTS = 8
+RANDOM_MOMENTS = 8 if EVERY_FAULT else 3
+STRIDE = 1 if EVERY_FAULT else 5
+"""Of the calls, the publication is killed before one in so many."""
 MOST_CALLS = 200
 KILLED = -9
 
@@ -93,16 +100,17 @@ def test_killed_at_random_moments(day_one: str) -> None:
     start = time.monotonic()
     with started("publish", "day2", *TAXONOMY) as popen:
         assert popen.wait() == 0
-    seconds = time.monotonic() - start
-    killed = 0
-    for moment in sorted(random.Random(20111021).uniform(0.3, 1.05) for _ in range(RANDOM_MOMENTS)):
+    seconds, killed, luck = time.monotonic() - start, 0, random.Random(20111021)
+    while killed < RANDOM_MOMENTS:
         afresh()
+        start = time.monotonic()
         with started("publish", "day2", *TAXONOMY) as popen:
-            time.sleep(moment * seconds)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                popen.wait(luck.uniform(0.3, 1.05) * seconds)
+                seconds = min(seconds, time.monotonic() - start)  # the machine has less to do than it had
             popen.kill()
             killed += popen.wait() == KILLED
         check(day_one)
-    assert killed >= RANDOM_MOMENTS // 3
 
 
 @pytest.fixture
@@ -129,7 +137,7 @@ def test_killed_before_each_system_call(day_one: str, killer: subprocess.Popen[s
             break
         assert ended == KILLED
         check(day_one)
-        calls += 1
+        calls += STRIDE
         assert calls < MOST_CALLS
     assert calls > 20
     assert os.listdir("data/work") == []

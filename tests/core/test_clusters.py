@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import snapshots
+from lengths import FULL
 
 from kserve import Snapshot, synth
 from kserve._census import first_slots
@@ -23,6 +24,7 @@ N = 100_000
 TOPICS = 300
 CITIES = 500
 DETAILED = 5_000
+MANY = 1_000_000 if FULL else 200_000
 BROKEN = 12.0  # points
 
 
@@ -177,7 +179,7 @@ def test_what_happens_to_some_anywhere_is_no_cluster(old, people, tmp_path, shar
     assert found(old, new.snapshot(tmp_path)) == ()
 
 
-@pytest.mark.parametrize("profiles", [DETAILED, pytest.param(1_000_000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("profiles", [DETAILED, pytest.param(MANY, marks=[pytest.mark.heavy, pytest.mark.drill])])
 def test_an_honest_night_has_no_cluster(tmp_path, profiles):
     old, new = (synthetic(tmp_path / str(day), profiles, day) for day in (5, 6))
     figures = compare(old, new)

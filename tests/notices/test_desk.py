@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lengths import FULL
 from notices.support import V1, V2, V3, act, announce, python
 
 from kserve.notices.desk import Desk
@@ -282,27 +283,28 @@ while True:
 
 
 @pytest.mark.heavy
+@pytest.mark.drill
 def test_two_desks_and_kills_at_any_moment_tell_all_of_it_once(data: Path) -> None:
-    previous = None
-    for night in range(8):
+    previous, nights = None, 20 if FULL else 4
+    for night in range(nights):
         desks = [python(DESK, data) for _ in range(2)]
         for desk in desks:
             assert desk.stdout is not None
             desk.stdout.readline()
         for day in range(5):
-            version = f"202{night}010{day + 1}T040000Z-0000000a"
+            version = f"20{night + 20}010{day + 1}T040000Z-0000000a"
             announce(data, version, previous)
             act(data, "check", version, held=["mass"], against=version)
             previous = version
-            time.sleep(0.005 * night)
+            time.sleep(0.005 * (night % 8))
         for desk in desks:
             desk.send_signal(signal.SIGKILL)
             desk.communicate()
     with Store(data) as store:
         Desk(store, Catalog(data)).catch_up()
-        assert len(told(store)) == 40
-        assert len(Log(data / "log.jsonl").entries()) == 80
-        assert sum(len(one.updates) for one in incidents(store)) == 40 + 39
+        assert len(told(store)) == 5 * nights
+        assert len(Log(data / "log.jsonl").entries()) == 10 * nights
+        assert sum(len(one.updates) for one in incidents(store)) == 10 * nights - 1
 
 
 @pytest.mark.parametrize("by", ["x" * 300, "anna\u00a0b\t\x1b[31m", "", " "])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lengths import FULL
 from serving.corpus import CORPUS, LAST, PLAIN, score
 from serving.smuggling import CHUNKED, EVERY, LENGTHS
 from serving.twins import WHO, Everyone, everyone
@@ -107,7 +108,8 @@ def test_any_conversation(servers: Everyone, conversation: Conversation, who: st
 
 
 @pytest.mark.heavy
+@pytest.mark.drill
 @given(conversations(), ANYBODY)
-@settings(FREELY, max_examples=500)
+@settings(FREELY, max_examples=1000 if FULL else 200)
 def test_very_many_conversations(servers: Everyone, conversation: Conversation, who: str) -> None:
     servers.same(*conversation, who)

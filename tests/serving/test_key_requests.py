@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 import structlog
+from lengths import FULL
 from serving.processes import Served, servers
 from serving.support import Server, request, serving
+from waiting import until
 
 from kserve._tally import Tallies
 from kserve.serving.keys import Keys
@@ -29,7 +31,7 @@ ELIGIBILITY = ("POST", "/v3/eligibility", {"rule": {"min_score": 1}, "ids": ["42
 NEED_NO_KEY = ("/healthz", "/readyz", "/openapi.json")
 READS = (SCORE, "/v3/profiles/42", "/v3/identities/tw/JoeFernandez", "/v3/topics", "/v3/topics/food", "/v3/snapshot")
 
-GUESSES = 100_000
+GUESSES = 100_000 if FULL else 30_000
 DEPTH = 100
 CONNECTIONS = 4
 
@@ -157,10 +159,8 @@ def test_revoked_everywhere_within_five_seconds(data: Path, keys: Keys, compiled
         for server in (one, other):
             assert server.get(SCORE, X_Api_Key=text).status == 200
         keys.revoke(key.id)
-        start = time.monotonic()
         for server in (one, other):
-            while server.get(SCORE, X_Api_Key=text).status == 200:
-                assert time.monotonic() < start + 5
+            assert until(lambda server=server: server.get(SCORE, X_Api_Key=text).status != 200) < 5
             assert server.get(SCORE, X_Api_Key=kept).status == 200
             assert server.get(SCORE, Authorization=f"Bearer {text}").kind == "unauthorized"
 
@@ -211,6 +211,7 @@ class Guesser(threading.Thread):
 
 
 @pytest.mark.heavy
+@pytest.mark.drill
 def test_a_hundred_thousand_guesses(data: Path, keys: Keys) -> None:
     """They are turned away, and whoever has a key goes on being served, from the same address."""
     _, text = keys.create("eve", ["score:read"], tier="site")
@@ -234,4 +235,4 @@ def _served_meanwhile(served: Served, text: str, guessers: list[Guesser]) -> Ite
             connection.sendall(request("GET", SCORE, f"Authorization: Bearer {text}"))
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
             yield time.monotonic() - start
-            time.sleep(0.02)
+            time.sleep(0.005)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
+from lengths import FULL
 from serving.support import Server
 
 from kserve.serving.problems import KINDS
@@ -54,6 +55,7 @@ def test_docs_name_every_route_and_every_problem() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.drill
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_schemathesis(server: Server, document: dict[str, Any], mode: str) -> None:
@@ -71,6 +73,8 @@ def test_schemathesis(server: Server, document: dict[str, Any], mode: str) -> No
 
     for operation in schemathesis.openapi.from_dict(document).get_all_operations():
         cases = operation.ok().as_strategy(generation_mode=schemathesis.GenerationMode(mode))
-        run = settings(max_examples=100, suppress_health_check=list(HealthCheck))(given(case=cases)(check))
+        run = settings(max_examples=100 if FULL else 30, suppress_health_check=list(HealthCheck))(
+            given(case=cases)(check)
+        )
         with contextlib.suppress(Unsatisfiable):  # nothing in a request without parameters can be wrong
             run()
