@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,11 +101,3 @@ def ended(popen: subprocess.Popen[str], number: signal.Signals) -> Result:
 def tree(folder: Path) -> set[str]:
     """Everything below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Until it holds; not for ever."""
-    until = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.support import ALONE, DAY, DAY_TWO, TAXONOMY, done, run, started, wait_for
+from cli.support import ALONE, DAY, DAY_TWO, TAXONOMY, done, run, started
+from waiting import until
 
 import kserve
 from kserve.snapshots.catalog import Catalog
@@ -35,7 +36,7 @@ def test_rollback_to_the_last_good_version_pins_it_and_quarantines_the_bad_one(n
         document = done("rollback", "--reason", "it is wrong", "--by", "ann", "--json").json()
         assert document.keys() == {"version", "from", "pinned", "quarantined", "by"}
         assert (document["version"], document["from"], document["by"]) == (before, live, "ann")
-        wait_for(lambda: store.version == before)
+        until(lambda: store.version == before)
     assert acts()[-1]["act"] == "rollback"
     assert (acts()[-1]["by"], acts()[-1]["why"]) == ("ann", "it is wrong")
     assert acts()[-1]["seen"]["digest"] == document["quarantined"]

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli.support import KSERVE, done, ended, process, run, started
+from waiting import until
 
 import kserve
 from kserve.cli import building
@@ -125,11 +125,8 @@ def test_interrupt(inputs: Path, stage: str) -> None:
 
 
 def _wait_for(folder: Path, pattern: str, popen: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 30
-    while not list(folder.rglob(pattern)):
-        assert popen.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: popen.poll() is not None or list(folder.rglob(pattern)))
+    assert popen.poll() is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,15 +165,18 @@ def complete(words: str) -> list[str]:
 @pytest.mark.heavy
 def test_completion(published: Path) -> None:
     versions = [version["version"] for version in done("history", "--json").json()["versions"]]
-    assert {name.split()[0] for name in COMMANDS} <= set(complete("kserve "))
-    assert complete("kserve show ") == versions
-    assert complete("kserve publish ") == complete("kserve check ") == complete("kserve rollback ") == versions
-    assert complete("kserve diff ") == complete(f"kserve diff {versions[0]} ") == versions
-    assert complete("kserve publish day1 --accept m") == ["mass=", "movement="]
-    assert complete("kserve publish day1 --declare ") == ["model=2011-10"]
-    assert complete("kserve get 42 --version ") == versions
-    assert complete("kserve show --data nothing ") == []
-    assert complete("kserve build day1 --topic-") == ["--topic-edges"]
+    offered = {
+        **dict.fromkeys(["show ", "publish ", "check ", "rollback ", "diff ", f"diff {versions[0]} "], versions),
+        "publish day1 --accept m": ["mass=", "movement="],
+        "publish day1 --declare ": ["model=2011-10"],
+        "get 42 --version ": versions,
+        "show --data nothing ": [],
+        "build day1 --topic-": ["--topic-edges"],
+    }
+    with ThreadPoolExecutor(2) as threads:
+        commands, *found = threads.map(complete, ["kserve ", *(f"kserve {words}" for words in offered)])
+    assert {name.split()[0] for name in COMMANDS} <= set(commands)
+    assert dict(zip(offered, found, strict=True)) == offered
 
 
 def test_completion_can_be_installed() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli.support import ALONE, DAY_TWO, KSERVE, TAXONOMY, Result, done, run, started, tree, wait_for
+from cli.support import ALONE, DAY_TWO, KSERVE, TAXONOMY, Result, done, run, started, tree
+from waiting import PATIENCE, until
 
 from kserve.cli import drawing
 from kserve.snapshots import gates
@@ -245,9 +246,9 @@ def test_rolled_back_while_it_is_watched(inputs: Path, monkeypatch: pytest.Monke
         assert server.stdout is not None
         server.stdout.readline()
         with started("publish", "day2", *TAXONOMY, "--json") as popen:
-            wait_for(lambda: Catalog("data").announced() != first)
+            until(lambda: Catalog("data").announced() != first)
             done("rollback", "--reason", "it looks wrong", "--by", "ben")
-            out, _ = popen.communicate(timeout=30)
+            out, _ = popen.communicate(timeout=PATIENCE)
     assert popen.returncode == 11
     document = json.loads(out)
     assert document["error"]["slug"] == document["outcome"] == "rolled-back"

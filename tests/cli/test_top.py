@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,15 +88,14 @@ def test_on_a_terminal_it_goes_on_until_q(busy: Path) -> None:
     command = [*KSERVE, "top", "--interval", "0.1", "--data", str(busy)]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        shown, end = b"", time.monotonic() + 20
+        shown = b""
         while shown.count(b"1 of 2 workers") < 3:
-            assert time.monotonic() < end
             shown += os.read(ours, 1 << 16)
         os.write(ours, b"q")
         with contextlib.suppress(OSError):  # the end of a terminal
             while True:
                 shown += os.read(ours, 1 << 16)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert VERSION.encode() in shown
     assert b"\x1b[?1049h" in shown  # a screen of its own,

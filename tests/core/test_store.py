@@ -1,5 +1,6 @@
 """A store follows announcements by itself: in threads, in other processes, across forks, and past bad versions."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import snapshots
+from waiting import PATIENCE, until
 
 import kserve
 from kserve._mapping import live_mappings
@@ -28,13 +30,6 @@ def rows(shift):
 
 def mapped(data):
     return [mapping for mapping in live_mappings() if mapping.path.startswith(str(data))]
-
-
-def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -119,24 +114,31 @@ FOLLOWS = """
 import sys, time, kserve
 with kserve.open(sys.argv[1]) as store:
     print("ready", flush=True)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while store.version != sys.argv[2] and time.monotonic() < end:
         time.sleep(0.001)
     print(store.score(1))
 """
 
 
+@contextlib.contextmanager
 def started(script, *arguments):
+    """A process of this script; its pipe is closed, and it is gone, however the test ends."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_other_processes_follow(data):
     version = next_day(data, 1)
-    children = [started(FOLLOWS, data, version) for _ in range(3)]
-    assert [child.stdout.readline() for child in children] == ["ready\n"] * 3
-    snapshots.announce(data, version)
-    assert [child.communicate(timeout=30)[0] for child in children] == ["11.0\n"] * 3
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(started(FOLLOWS, data, version)) for _ in range(3)]
+        assert [child.stdout.readline() for child in children] == ["ready\n"] * 3
+        snapshots.announce(data, version)
+        assert [child.communicate(timeout=PATIENCE)[0] for child in children] == ["11.0\n"] * 3
 
 
 FORKS = """
@@ -144,8 +146,8 @@ import os, sys, time, kserve
 store = kserve.open(sys.argv[1])
 before = store.version
 child = os.fork()
-os.write(1, b"ready\n")
-end = time.monotonic() + 20
+os.write(1, b"ready" + bytes([10]))
+end = time.monotonic() + 60
 while store.version == before and time.monotonic() < end:
     time.sleep(0.001)
 os.write(1, str(store.score(1)).encode() + bytes([10]))
@@ -156,11 +158,11 @@ if child:
 
 def test_both_sides_of_a_fork_follow(data):
     version = next_day(data, 1)
-    process = started(FORKS, data)
-    lines = [process.stdout.readline(), process.stdout.readline()]
-    assert lines == ["ready\n"] * 2
-    snapshots.announce(data, version)
-    assert process.communicate(timeout=30)[0] == "11.0\n11.0\n"
+    with started(FORKS, data) as process:
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        assert lines == ["ready\n"] * 2
+        snapshots.announce(data, version)
+        assert process.communicate(timeout=PATIENCE)[0] == "11.0\n11.0\n"
 
 
 def damage(path):

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from waiting import until
 
 from kserve.snapshots.log import Entry, Log
 
@@ -57,18 +59,10 @@ class Partner:
     connections: int = 0
     url: str = ""
 
-    def wait(self, count: int, seconds: float = 15.0) -> list[Request]:
+    def wait(self, count: int) -> list[Request]:
         """The requests, once there are so many."""
-        until(lambda: len(self.requests) >= count, seconds)
+        until(lambda: len(self.requests) >= count)
         return list(self.requests)
-
-
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @contextmanager

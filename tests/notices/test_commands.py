@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import typer
 from cli.support import done, run
-from notices.support import V1, V2, Partner, act, announce, until
+from notices.support import V1, V2, Partner, act, announce
 from standardwebhooks import Webhook
+from waiting import until
 
 from kserve.cli.incidents import incident_app
 from kserve.cli.webhooks import webhooks_app

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 INSTALL = Path(__file__).parents[2] / "scripts" / "apt"
-SECONDS = 30.0
+SECONDS = 60.0
 FLAGS = (
     "--headless",
     "--no-sandbox",

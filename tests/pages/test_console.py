@@ -11,6 +11,7 @@ import pytest
 from pages.conftest import Nights
 from pages.support import Visitor, hidden_fields, make_key
 from serving.support import Server, serving
+from waiting import until
 
 from kserve.errors import Busy
 from kserve.serving import console, sessions
@@ -292,9 +293,8 @@ def test_a_version_shows_its_gates_and_its_scores(maria: Visitor, nights: Nights
 
 def test_a_diff_shows_ids_only_when_asked(maria: Visitor, nights: Nights) -> None:
     path = f"/console/diff?old={nights.versions[0]}&new={nights.versions[2]}"
-    until = time.monotonic() + 20
-    while (answer := maria.get(path)).status == 202 and time.monotonic() < until:
-        time.sleep(0.1)
+    until(lambda: maria.get(path).status != 202)
+    answer = maria.get(path)
     page = answer.body.decode()
     assert answer.status == 200
     assert "changed score" in page

@@ -7,7 +7,11 @@ import socket
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
+
+from threads import Threads
+from waiting import PATIENCE
 
 REQUEST = b"GET /v3/scores/%d HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -19,11 +23,12 @@ class Broken(NamedTuple):
     worker: str
 
 
-class Hammer:
+class Hammer(Threads):
     """``clients`` connections to one port, each with a request every ``pause`` seconds.
 
     A client whose answer says ``Connection: close`` connects anew; of every four, one does so after each request.
-    ``lost``: requests that were sent and not answered; ``refused``: when a connection could not be made.
+    ``lost``: requests that were sent and not answered; ``refused``: when a connection could not be made. ``join`` waits
+    until each client was refused: the server is gone.
     """
 
     def __init__(self, port: int, clients: int = 8, pause: float = 0.005, ids: int = 400) -> None:
@@ -33,25 +38,8 @@ class Hammer:
         self.refused: list[float] = []
         self.connected = 0
         self._port, self._pause, self._ids = port, pause, ids
-        self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(clients)]
-
-    def __enter__(self) -> Hammer:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def join(self) -> None:
-        """Wait until each client was refused: the server is gone."""
-        for thread in self._threads:
-            thread.join(30)
-            assert not thread.is_alive()
+        super().__init__(partial(self._run, number) for number in range(clients))
 
     @property
     def answered(self) -> int:
@@ -59,9 +47,9 @@ class Hammer:
 
     def _run(self, number: int) -> None:
         shuffled = random.Random(number)
-        while not self._stop.is_set():
+        while not self.stopping.is_set():
             try:
-                connection = socket.create_connection(("127.0.0.1", self._port), timeout=20)
+                connection = socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE)
             except OSError:
                 with self._lock:
                     self.refused.append(time.monotonic())
@@ -74,7 +62,7 @@ class Hammer:
 
     def _ask(self, connection: socket.socket, shuffled: random.Random, once: bool) -> None:
         worker, closes = "", False
-        while not (closes or self._stop.is_set()):
+        while not (closes or self.stopping.is_set()):
             time.sleep(self._pause * shuffled.uniform(0.5, 1.5))
             try:
                 connection.sendall(REQUEST % (1000 + shuffled.randrange(self._ids)))

@@ -9,11 +9,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from threads import Threads
+from waiting import PATIENCE
 
 from kserve._roster import Roster, SeatView
 from kserve.settings import Settings
@@ -36,6 +39,9 @@ class Served:
         given = USUAL | settings
         environment = dict(os.environ) | {f"KSERVE_{name.upper()}": value for name, value in given.items()}
         self._log = os.memfd_create("log")
+        self._started = time.monotonic()
+        self.seconds_to_start = 0.0
+        """How fast the machine is just now."""
         self.process = subprocess.Popen(
             [*KSERVE, "serve", "--port", "0", "--json", "--data", str(data)],
             stdout=subprocess.PIPE,
@@ -52,6 +58,7 @@ class Served:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.log()
+        self.seconds_to_start = time.monotonic() - self._started
         told = json.loads(line)
         self.port, self.office_port = (int(told[name].rpartition(":")[2]) for name in ("address", "admin"))
 
@@ -81,7 +88,7 @@ class Served:
     def get(self, path: str, port: int = 0) -> Any:
         """The JSON of an answer, or its text."""
         port = port or (self.office_port if path.startswith(OFFICE) else self.port)
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
             connection.request("GET", path)
             body = connection.getresponse().read()
             return json.loads(body) if body.startswith(b"{") else body.decode()
@@ -93,13 +100,13 @@ class Served:
             os.kill(pid, signal.SIGSTOP)
         for pid in everybody:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
     def close(self) -> None:
         with self.process:
             if self.process.poll() is None:
                 self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(PATIENCE)
         self.final_log = self.log()
         os.close(self._log)
 
@@ -118,45 +125,25 @@ def servers(data: Path, count: int, **settings: str) -> Iterator[list[Served]]:
         yield found
 
 
-class Load:
+class Load(Threads):
     """One connection to each server that asks for one id after another; keeps what it was told, when and by whom."""
 
     def __init__(self, found: Iterable[Served], ids: Callable[[int], int], path: str = "/v3/scores/{}") -> None:
         self.told: list[tuple[float, str, float | None]] = []
         self._ids = ids
         self._path = path
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(server,), daemon=True) for server in found]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
+        super().__init__(partial(self._run, server) for server in found)
 
     def _run(self, server: Served) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
         turn = 0
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            while not self._stop.is_set():
+            while not self.stopping.is_set():
                 turn += 1
                 connection.request("GET", self._path.format(self._ids(turn)))
                 response = connection.getresponse()
                 answer = json.loads(response.read())
                 self.told.append((time.monotonic(), response.headers["Kserve-Version"], answer.get("score")))
-
-
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> float:
-    """Wait for it; how long it took."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() < start + seconds, "waited in vain"
-        time.sleep(0.01)
-    return time.monotonic() - start
 
 
 def seats(data: Path) -> list[SeatView]:

@@ -21,7 +21,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from serving.processes import KSERVE, Served, servers, until
+from serving.processes import KSERVE, Served, servers
+from waiting import until
 
 from kserve._limits import Limits
 from kserve._roster import PREPARING, Roster

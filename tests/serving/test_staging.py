@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import snapshots
-from serving.processes import Load, orders, seats, servers, until
+from serving.processes import Load, orders, seats, servers
+from waiting import until
 
 import kserve
 from kserve._roster import READY, REFUSED
@@ -84,7 +85,7 @@ def test_all_stage_then_all_switch(data: Path, reader: subprocess.Popen[str]) ->
         assert ready["version"] == before
         assert [process["staged"] for process in ready["processes"]] == [{"version": version, "state": "ready"}] * 3
         orders(data).announce(version, against=before)
-        assert until(lambda: {seat.version for seat in seats(data)} == {version}) < 1.0
+        until(lambda: {seat.version for seat in seats(data)} == {version})
         assert reader.stdout is not None
         assert reader.stdout.readline() == "11.0\n"
         until(lambda: all(seat.staged is None for seat in seats(data)))

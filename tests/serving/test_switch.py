@@ -1,13 +1,15 @@
-"""A new announcement under load: served within 100 ms, no failed answer, and none that mixes two versions."""
+"""A new announcement under load: served at the bell, no failed answer, and none that mixes two versions."""
 
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from serving.support import CROWD, DAY, FIRST_DAY, Server, Wire, publish, request, rows, scores, serving
+from waiting import PATIENCE, until
+
+from kserve.snapshots import watch
 
 BATCH = '{"ids":[' + ",".join(f'"{i}"' for i in CROWD) + "]}"
 SWITCHES = 6
@@ -43,36 +45,25 @@ class Reader(threading.Thread):
         self.told.append((one.json()["version"], {42: one.json()["score"]}))
 
 
-def wait_for(server: Server, version: str) -> float:
-    """Seconds until a running server answers with this version."""
-    start = time.monotonic()
-    with server.connect() as wire:
-        while time.monotonic() < start + 10:
-            wire.get("/v3/scores/42")
-            if wire.answer().headers["kserve-version"] == version:
-                return time.monotonic() - start
-    raise AssertionError(f"{version} was never served")
-
-
 @pytest.mark.heavy
-def test_switch_under_load(tmp_path: Path) -> None:
+def test_switch_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench switch` measures how soon: here nobody would look by himself within the hour."""
+    monkeypatch.setattr(watch, "IDLE_SECONDS", 3600.0)
     data = tmp_path / "data"
     held = {publish(data, rows(0.0), FIRST_DAY): scores(rows(0.0))}
-    seconds = []
     with serving(data) as server:
         readers = [Reader(server) for _ in range(3)]
         for reader in readers:
             reader.start()
         for day in range(1, SWITCHES + 1):
             version = publish(data, rows(day / 4), FIRST_DAY + day * DAY)
-            seconds.append(wait_for(server, version))
+            until(lambda version=version: server.get("/v3/scores/42").headers["kserve-version"] == version)
             held[version] = scores(rows(day / 4))
         for reader in readers:
             reader.stop.set()
         for reader in readers:
-            reader.join(20)
+            reader.join(PATIENCE)
             check(reader, held)
-    assert sorted(seconds)[len(seconds) // 2] < 0.1
 
 
 def check(reader: Reader, held: dict[str, dict[int, float | None]]) -> None:
