@@ -40,7 +40,7 @@ CHECKED = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 BUILDS = {
     "release": Build(["-O3"], [], UNCHECKED),
     "debug": Build(["-O1", "-g", "-Werror"], [("KSERVE_DEBUG", "1")], CHECKED),
-    "asan": Build(["-O1", "-g", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
+    "asan": Build(["-O1", "-g", "-Werror", *SANITIZE], [("KSERVE_DEBUG", "1")], CHECKED),
     "fuzz": Build(["-O1", "-g", "-w", *FUZZED], [], UNCHECKED),
     "coverage": Build(["-O1"], [("CYTHON_TRACE_NOGIL", "1")], CHECKED | {"linetrace": True}),
 }
