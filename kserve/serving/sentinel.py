@@ -23,7 +23,7 @@ from kserve._core import Snapshot
 from kserve._roster import Roster, SeatView, Served
 from kserve._sample import sample
 from kserve.errors import Held, KserveError
-from kserve.serving.verdict import UNKNOWN, Bounds, Breaches, Pairs, verdict
+from kserve.serving.verdict import UNKNOWN, Bounds, Breaches, Pairs, failures, verdict
 from kserve.settings import Settings
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.durable import release
@@ -105,7 +105,10 @@ def total(counts: Iterable[Served]) -> Served:
 
 
 class Watched:
-    """One version under watch, beside the good one that it is compared with."""
+    """One version under watch, beside the good one that it is compared with.
+
+    A version that was restored was judged before: only whether it is answered from without failures is watched.
+    """
 
     def __init__(self, unjudged: Unjudged, base: str | None, catalog: Catalog, settings: Settings) -> None:
         self.unjudged = unjudged
@@ -117,34 +120,45 @@ class Watched:
         self._limit = settings.watch.hot_ids
         self._both: tuple[Snapshot, Snapshot] | None = None
         self._others = np.empty(0, dtype=np.uint64)
-        self._looked = False
+        self._lost = False
 
-    def pairs(self, hot_ids: npt.NDArray[np.uint64]) -> tuple[Pairs, Pairs] | tuple[None, None]:
+    def breaches(
+        self, before: Served, after: Served, hot_ids: npt.NDArray[np.uint64], *, paired_with_good: bool
+    ) -> Breaches:
+        """What is wrong with the version, as far as can be told at this look: see :func:`verdict`."""
+        if not self.looked:
+            self._open()
+        if self._both is not None:
+            asked, some = self._pairs(*self._both, hot_ids)
+            return verdict(before, after, asked, some, self.bounds, paired_with_good=paired_with_good)
+        if self._lost:
+            return verdict(before, after, None, None, self.bounds)
+        return failures(before, after, self.bounds)
+
+    @property
+    def looked(self) -> bool:
+        """Whether all that there is to look at could be looked at: not while a version cannot be opened just now."""
+        return self._both is not None or self._lost or self.base is None or self.unjudged.restored
+
+    def _pairs(self, old: Snapshot, new: Snapshot, hot_ids: npt.NDArray[np.uint64]) -> tuple[Pairs, Pairs]:
         """The ids that are asked for now, on both versions; and with others, up to the setting ``watch.hot_ids``.
 
-        Of an id that the good version does not know either, nothing is learnt. None when there is no such version.
+        Of an id that the good version does not know either, nothing is learnt.
         """
-        if not self._looked:
-            self._looked = True
-            self._open()
-        if self._both is None:
-            return None, None
-        old, new = self._both
         asked = hot_ids[old.hundredths(hot_ids) != UNKNOWN]
         others = np.setdiff1d(self._others, asked)[: max(self._limit - len(asked), 0)]
         before, after = (np.concatenate([s.hundredths(asked), s.hundredths(others)]) for s in (old, new))
         return Pairs.of(before[: len(asked)], after[: len(asked)]), Pairs.of(before, after)
 
     def _open(self) -> None:
-        if self.base is None or self.base == self.unjudged.version:
-            return
+        assert self.base is not None
         try:
             self._both = self._catalog.open(self.base), self._catalog.open(self.unjudged.version)
         except KserveError as error:
             log.error("only served answers are compared: %s", error)
+            self._lost = True
         except OSError as error:
-            log.error("only served answers are compared at this look: %s", error)
-            self._looked = False
+            log.error("only failures are looked for at this look: %s", error)
         else:
             self._others = np.random.default_rng().permutation(sample(self._both[0], self._limit, time.time_ns()))
 
@@ -209,13 +223,13 @@ class Sentinel(threading.Thread):
 
     def _judge(self, watched: Watched, seats: list[SeatView]) -> None:
         before, after = self._answers(watched, seats)
-        asked, some = watched.pairs(self._roster.hot_ids(self._settings.watch.hot_ids))
         came_from = {seat.previous for seat in seats if seat.version == watched.unjudged.version} - {None}
         paired = came_from <= {watched.base}
-        breaches = verdict(before, after, asked, some, watched.bounds, paired_with_good=paired)
+        hot_ids = self._roster.hot_ids(self._settings.watch.hot_ids)
+        breaches = watched.breaches(before, after, hot_ids, paired_with_good=paired)
         if breaches:
             self._take_back(watched, breaches, after)
-        elif time.monotonic() - watched.began >= self._settings.watch.seconds:
+        elif watched.looked and time.monotonic() - watched.began >= self._settings.watch.seconds:
             self._call_good(watched, seats, after)
 
     def _answers(self, watched: Watched, seats: list[SeatView]) -> tuple[Served, Served]:
@@ -224,11 +238,12 @@ class Sentinel(threading.Thread):
         after = self._history.answers(version, watched.began - 2 * SAMPLE_SECONDS, now)
         if base is None:
             return NOTHING, after
-        end = watched.began - 2 * SAMPLE_SECONDS if base == version else now
+        restored = watched.unjudged.restored
+        end = watched.began - 2 * SAMPLE_SECONDS if restored else now
         before = self._history.answers(base, watched.began - self._settings.watch.before, end)
-        if before.answers < watched.bounds.answers and base != version:
-            # This process is new here; the others remember what they served last.
-            before = total(seat.previous_served for seat in seats if seat.previous == base)
+        if before.answers < watched.bounds.answers:
+            # This process is new here, or what is restored was long out of force: the servers know what they had last.
+            before = total(seat.previous_served for seat in seats if restored or seat.previous == base)
         return before, after
 
     def _take_back(self, watched: Watched, breaches: Breaches, after: Served) -> None:

@@ -3,6 +3,7 @@
 There are two witnesses. The *served* answers of a version are compared with those that were served before it; but who
 asks for what changes too, at any time. So the same ids are read on both versions as well: how the *hot* ids moved is
 the fault of the version alone. A bad share of served answers counts when the ids that are asked for now show it too.
+Where there is no other version to read them on, only failures count: whatever else changed may be the traffic's doing.
 """
 
 from __future__ import annotations
@@ -151,10 +152,16 @@ def served(before: Served, after: Served, bounds: Bounds) -> Breaches:
     if min(before.asked, after.asked) >= bounds.answers:
         wholes = before.asked, after.asked
         found["eligible"] = _share((before.eligible, after.eligible), wholes, bounds.eligible, either_way=True)
+    return {name: breach for name, breach in found.items() if breach is not None} | failures(before, after, bounds)
+
+
+def failures(before: Served, after: Served, bounds: Bounds) -> Breaches:
+    """What needs no second witness, whoever asks for what: requests that failed by our fault."""
     wholes = before.requests + before.errors, after.requests + after.errors
-    if min(wholes) >= bounds.answers:
-        found["errors"] = _share((before.errors, after.errors), wholes, bounds.errors)
-    return {name: breach for name, breach in found.items() if breach is not None}
+    if min(wholes) < bounds.answers:
+        return {}
+    breach = _share((before.errors, after.errors), wholes, bounds.errors)
+    return {} if breach is None else {"errors": breach}
 
 
 def alike(after: Served, bounds: Bounds) -> Breaches:
@@ -187,8 +194,8 @@ def verdict(
 ) -> Breaches:
     """All that is wrong with a version; nothing when it is as good as the one before.
 
-    ``asked``: the ids that are asked for now; ``sample``: those and others. None when there is no version to compare
-    with: then the served answers alone decide. ``paired_with_good``: the version that the servers had before is the
+    ``asked``: the ids that are asked for now; ``sample``: those and others. None when the version to compare with is
+    lost: then the served answers alone decide. ``paired_with_good``: the version that the servers had before is the
     good one; else the served eligibility has no second witness.
     """
     if asked is None or sample is None:

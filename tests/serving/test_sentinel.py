@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -206,6 +206,14 @@ def test_other_rules_are_not_the_versions_fault(after: dict[str, int], breached:
 def test_errors_need_no_second_witness() -> None:
     before, after = counts(requests=1000), counts(requests=900, errors=100)
     assert set(verdict.verdict(before, after, pairs(0.0, 0), pairs(0.0, 0), BOUNDS)) == {"errors"}
+
+
+def test_failures_are_told_apart_from_other_traffic() -> None:
+    before = counts([50.0] * 1000, requests=1000, asked=1000, eligible=900)
+    after = counts([95.0] * 500 + [0.0] * 500, requests=1000, asked=1000, eligible=100)
+    assert set(verdict.served(before, after, BOUNDS)) == {"unknown", "mean", "eligible"}
+    assert verdict.failures(before, after, BOUNDS) == {}
+    assert set(verdict.failures(before, after._replace(errors=50), BOUNDS)) == {"errors"}
 
 
 def test_a_declared_model_has_wider_bounds() -> None:
@@ -595,6 +603,81 @@ def test_a_setting_turns_it_off(data: Path) -> None:
     assert not (data / "SENTINEL").exists()
 
 
+@contextlib.contextmanager
+def other_traffic(found: list[Server]) -> Iterator[None]:
+    """All at once: one profile that everybody looks at, a crawler, and a campaign for few."""
+    with contextlib.ExitStack() as stack:
+        for ids in (lambda turn: 69, lambda turn: 69, lambda turn: 10**9 + turn):
+            stack.enter_context(Load(found, ids))
+        stack.enter_context(Campaign(found[0], {"min_score": 78}))
+        yield
+
+
+def is_judged(data: Path) -> bool:
+    return orders(data).state().unjudged is None
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("pinned", [False, True], ids=["as it is", "pinned and unpinned"])
+def test_other_traffic_does_not_condemn_what_a_human_restored(data: Path, pinned: bool) -> None:
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 2, watch__seconds="2") as found:
+        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
+            until(lambda: len(load.told) > 500)
+            time.sleep(1)  # the last moments before a switch are of neither side
+            orders(data).announce(better, against=good)
+            until(lambda: all_serve(data, better))
+            orders(data).rollback(why="to be safe", quarantine=False)
+            until(lambda: all_serve(data, good))
+        if pinned:
+            orders(data).unpin(why="looked at it")
+            orders(data).pin(why="not tonight")
+        with other_traffic(found):
+            until(lambda: is_judged(data))
+    assert acts(data)[2:] == ["announce", "rollback", *(["unpin", "pin"] if pinned else []), "good"]
+    assert orders(data).state().good == (good,)
+
+
+@pytest.mark.heavy
+def test_other_traffic_does_not_condemn_what_was_restored_and_unpinned(data: Path) -> None:
+    good = announced(data)
+    bad = placed(data, ruined, 1)
+    with servers(data, 2, watch__seconds="2") as found:
+        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
+            until(lambda: len(load.told) > 500)
+            time.sleep(1)  # the last moments before a switch are of neither side
+            orders(data).announce(bad, against=good)
+            until(lambda: announced(data) == good)
+            until(lambda: all_serve(data, good))
+            time.sleep(1)
+        orders(data).unpin(why="looked at it")
+        with other_traffic(found):
+            until(lambda: is_judged(data))
+    assert acts(data)[2:] == ["announce", "breach", "rollback", "unpin", "good"]
+    assert orders(data).state().good == (good,)
+
+
+@pytest.mark.heavy
+def test_other_traffic_does_not_condemn_what_is_announced_again(data: Path) -> None:
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    with servers(data, 2, watch__seconds="2") as found:
+        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
+            until(lambda: len(load.told) > 500)
+            time.sleep(1)  # the last moments before a switch are of neither side
+            orders(data).announce(better, against=good)
+            until(lambda: all_serve(data, better))
+            orders(data).rollback(why="to be safe", quarantine=False)
+            until(lambda: all_serve(data, good))
+        orders(data).unpin(why="it was good")
+        orders(data).announce(better, against=good)
+        with other_traffic(found):
+            until(lambda: is_judged(data))
+    assert acts(data)[2:] == ["announce", "rollback", "unpin", "announce", "good"]
+    assert orders(data).state().good == (good, better)
+
+
 class Host:
     """A server and its sentinel without their threads: answers are counted, and looks happen, when a test says so."""
 
@@ -602,12 +685,12 @@ class Host:
         self.sentinel = Sentinel(Catalog(data), Settings(data=data, watch=Watch(seconds=0.2)))
         self.seat = Seat(Catalog(data).roster, "server")
 
-    def answers(self, version: str, failed: int = 0) -> None:
+    def answers(self, version: str, failed: int = 0, score: float = 50.0) -> None:
         """From this version, seen before and after."""
         self.seat.serve(version)
         self.sentinel.look()
         for _ in range(200):
-            self.seat.answered(version, 1, 50.0)
+            self.seat.answered(version, 1, score)
             self.seat.succeeded(version)
         for _ in range(failed):
             self.seat.failed(version)
@@ -627,6 +710,20 @@ def test_a_restored_version_that_fails_too_is_left_to_a_human(data: Path) -> Non
     host.sentinel.look()
     assert acts(data)[-3:] == ["rollback", "breach", "freeze"]
     assert announced(data) == good
+    host.seat.leave()
+
+
+def test_what_is_restored_after_long_is_measured_by_what_was_served_last(data: Path) -> None:
+    """What was served of it itself is forgotten: failures of the version after it are what is known."""
+    good = announced(data)
+    better = placed(data, lambda i: fine(i) + 0.25, 1)
+    orders(data).announce(better, against=good)
+    orders(data).judge_good(better)
+    host = Host(data)
+    host.answers(better)
+    orders(data).rollback(why="a human thinks so", quarantine=False)
+    host.answers(good, failed=100)
+    assert acts(data)[-3:] == ["rollback", "breach", "freeze"]
     host.seat.leave()
 
 
@@ -680,10 +777,11 @@ def test_a_version_that_cannot_be_opened_just_now_is_opened_at_the_next_look(
     good = announced(data)
     bad = placed(data, ruined, 1)
     host = Host(data)
+    host.answers(good)
     orders(data).announce(bad, against=good)
     with monkeypatch.context() as full:
         full.setattr(Catalog, "open", lambda *_: os.open("/proc/self/no such file", os.O_RDONLY))
-        host.sentinel.look()
+        host.answers(bad, score=95.0)
     assert acts(data)[-1] == "announce"
     host.sentinel.look()
     assert acts(data)[-1] == "rollback"
