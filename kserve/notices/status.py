@@ -123,6 +123,7 @@ class Status:
 
     at: datetime
     url: str
+    """Where the page is: links in its twins begin with it."""
     current: Current | None
     components: tuple[ComponentStatus, ...]
     open: tuple[Incident, ...]
@@ -161,7 +162,7 @@ def read(settings: Settings) -> Status:
     notes = _notes(settings, current)
     return Status(
         at=at,
-        url=(settings.public_url or f"http://{settings.host}:{settings.port}").rstrip("/"),
+        url=(settings.public_url or address(settings.admin_host, settings.admin_port)).rstrip("/"),
         current=current,
         components=tuple(_component(name, opened, notes.get(name), daily.get(name, ())) for name in COMPONENTS),
         open=shown,
@@ -170,6 +171,11 @@ def read(settings: Settings) -> Status:
         more_past=len(public) - len(opened) - len(past),
         troubles=tuple(troubles),
     )
+
+
+def address(host: str, port: int) -> str:
+    """As a URL, without a path."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _latest(found: Sequence[Incident]) -> tuple[Incident, ...]:

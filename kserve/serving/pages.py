@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 from aiohttp import web
 
 from kserve.errors import KserveError
 from kserve.notices import pages, status
-from kserve.serving import problems
+from kserve.serving import problems, sessions
 from kserve.serving.problems import Problem
 from kserve.serving.site import Front, log, matches, respond
 from kserve.settings import Settings
@@ -25,6 +28,11 @@ RENDER_SECONDS = 5.0
 
 MAX_AGE = 10
 """Seconds that a browser or a proxy may keep the status page."""
+
+_SOMEWHERE = f"http://{secrets.token_hex(16)}.invalid"
+"""In links of pages as they are made; where they were asked for takes its place. Nobody can guess it."""
+
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}").fullmatch
 
 PageHandler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -43,7 +51,7 @@ class StatusPage:
     def __init__(self, front: Front) -> None:
         self._front = front
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kserve-status")
-        self._made: dict[str, Representation] = {}
+        self._made: dict[str, tuple[str, bytes]] = {}
         self._good_until = 0.0
         self._making: asyncio.Future[None] | None = None
 
@@ -56,7 +64,8 @@ class StatusPage:
     async def _answer(self, request: web.Request) -> web.Response:
         if time.monotonic() >= self._good_until:
             await self._refresh()
-        found = self._made[request.path]
+        media, body = self._made[request.path]
+        found = represented(media, body.replace(_SOMEWHERE.encode(), _asked_at(request).encode()))
         headers = {"ETag": found.etag, "Cache-Control": f"public, max-age={MAX_AGE}", **pages.headers()}
         if matches(request.headers.get("If-None-Match", ""), found.etag):
             return reply(self._front, request, 304, None, headers)
@@ -80,7 +89,9 @@ class StatusPage:
 
     def _make(self) -> None:
         found = status.read(self._front.settings)
-        self._made = {path: represented(media, twin(found)) for path, (media, twin) in TWINS.items()}
+        if self._front.settings.public_url is None:
+            found = replace(found, url=_SOMEWHERE)
+        self._made = {path: (media, twin(found)) for path, (media, twin) in TWINS.items()}
 
     async def _stop(self, app: web.Application) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -99,6 +110,14 @@ def status_app(settings: Settings) -> tuple[web.Application, Front]:
     app, front = web.Application(client_max_size=settings.body_limit), Front(settings)
     StatusPage(front).mount(app)
     return app, front
+
+
+def _asked_at(request: web.Request) -> str:
+    """The address that the client used; ours, when it names none."""
+    host = request.headers.get("Host", "")
+    if not _HOST(host):
+        return status.address(*request.get_extra_info("sockname", ("localhost", 0))[:2])
+    return f"{'https' if sessions.encrypted(request) else 'http'}://{host}"
 
 
 def represented(media: str, body: bytes) -> Representation:

@@ -132,6 +132,40 @@ def test_feed_has_an_item_for_each_update(nights: Nights) -> None:
         assert datetime.now(UTC) - parsedate_to_datetime(item.findtext("pubDate") or "") < timedelta(minutes=1)
 
 
+def links(server: Server, **headers: str) -> set[str]:
+    """All that the two twins link to."""
+    document = server.get("/status.json", **headers).json()
+    feed = ElementTree.fromstring(server.get("/status.rss", **headers).body)
+    own = feed.find("channel/{http://www.w3.org/2005/Atom}link")
+    assert own is not None
+    found = {document["page"]["url"], *(one["shortlink"] for one in document["incidents"]), own.get("href") or ""}
+    return found | {link.text or "" for link in feed.iter("link")}
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({}, None),
+        ({"Host": "status.example:81"}, "http://status.example:81"),
+        ({"Host": "status.example", "X_Forwarded_Proto": "https"}, "https://status.example"),
+        ({"Host": 'x"><script>&'}, None),
+    ],
+)
+def test_links_lead_to_where_the_page_was_asked_for(
+    server: Server, nights: Nights, headers: dict[str, str], address: str | None
+) -> None:
+    incident = opened(nights.data)
+    expected = address or f"http://127.0.0.1:{server.office_port}"
+    pages_of_it = {"/status", f"/status#{incident.id}", "/status.rss"}
+    assert links(server, **headers) == {f"{expected}{path}" for path in pages_of_it}
+
+
+def test_a_link_of_nobodys_request_leads_to_the_admin_port(nights: Nights) -> None:
+    assert read(nights.data, admin_port=8099).url == "http://127.0.0.1:8099"
+    assert read(nights.data, admin_host="::1").url == "http://[::1]:8081"
+    assert read(nights.data, public_url="https://scores.example/").url == "https://scores.example"
+
+
 def test_resolved_incidents_stay_a_while(nights: Nights) -> None:
     recent, old = opened(nights.data), opened(nights.data, "Long ago")
     now = datetime.now(UTC)
