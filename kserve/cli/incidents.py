@@ -56,7 +56,14 @@ def opened(data: Path | None, by: str | None = None) -> tuple[Settings, Store]:
 def open_(
     title: Annotated[str, typer.Argument(metavar="TITLE", help="What is wrong, in a line.")],
     text: Text,
-    component: Components = None,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--component",
+            metavar="NAME",
+            help="What is affected: scores, publishing or webhooks; needed, and may be repeated.",
+        ),
+    ] = None,
     impact: Impact = "minor",
     public: Annotated[
         bool, typer.Option("--public/--internal", help="Tell everyone, or only release engineers.")

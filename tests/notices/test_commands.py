@@ -57,6 +57,13 @@ def test_an_incident_from_its_beginning_to_its_end() -> None:
     assert done("incident", "show", found["id"], "--json").json() == only
 
 
+def test_an_incident_needs_what_the_docs_say() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "cli.md").read_text().splitlines()
+    (synopsis,) = (line.split() for line in lines if line.startswith("    kserve incident open "))
+    words = {"TITLE": "Scores are late", "TEXT": "We look into it.", "NAME": "publishing"}
+    assert done(*(words.get(word, word) for word in synopsis[1:-1]), "--json").json()["components"] == ["publishing"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
