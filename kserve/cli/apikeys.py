@@ -66,7 +66,7 @@ def list_keys(data: options.Data = None, as_json: options.Json = False) -> None:
 
       $ kserve keys list
     """
-    found = Keys(load(data=data).data).listed()
+    found = Keys(options.existing(data).data).listed()
     if as_json:
         output.emit({"keys": [_document(key) for key in found]})
     elif found:

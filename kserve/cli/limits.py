@@ -66,7 +66,7 @@ def top(
 
       $ kserve limits top --count 5 --seconds 0
     """
-    host = _Host(load(data=data))
+    host = _Host(options.existing(data))
     documents = host.busiest(seconds)[:count]
     if as_json:
         output.emit({"seconds": seconds, "names": documents} | host.figures())

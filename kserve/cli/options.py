@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kserve._core import Snapshot
-from kserve.errors import KserveError
+from kserve.errors import KserveError, StorageError
 from kserve.records import NETWORKS
 from kserve.settings import Settings, load
 from kserve.snapshots.catalog import SNAPSHOT, Catalog
@@ -82,6 +82,14 @@ Port = Annotated[int | None, setting("port")]
 def catalog(data: Path | None) -> Catalog:
     """The versions of the data directory in force."""
     return Catalog(load(data=data).data)
+
+
+def existing(data: Path | None) -> Settings:
+    """The settings in force. Raises StorageError when there is no data directory: another one was meant."""
+    settings = load(data=data)
+    if not settings.data.is_dir():
+        raise StorageError(f"there is no directory {settings.data}: name the data directory with --data")
+    return settings
 
 
 def aware(text: str, flag: str) -> datetime:

@@ -9,7 +9,6 @@ import msgspec
 
 from kserve.cli import options, output
 from kserve.cli.output import clean, moment
-from kserve.settings import load
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.orders import Orders
 from kserve.snapshots.state import State
@@ -31,7 +30,7 @@ def status(data: options.Data = None, as_json: options.Json = False) -> None:
 
       $ kserve status
     """
-    settings = load(data=data)
+    settings = options.existing(data)
     catalog = Catalog(settings.data)
     state = Orders(catalog, settings).state()
     seats = processes(catalog)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from kserve.cli import options, output
-from kserve.settings import load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,7 +56,7 @@ def top(
     """
     from kserve.serving.samples import Watcher, sample
 
-    watcher = Watcher(load(data=data).data)
+    watcher = Watcher(options.existing(data).data)
     if sys.stdout.isatty() and not (once or as_json):
         _watch(watcher, interval)
         return

@@ -165,9 +165,17 @@ def test_status_shows_which_process_serves_what(nights: Path) -> None:
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:
-    document = done("status", "--data", tmp_path / "none", "--json").json()
+    document = done("status", "--data", tmp_path, "--json").json()
     assert (document["announced"], document["processes"], document["acts"]) == (None, [], [])
-    assert "announced   nothing" in done("status", "--data", tmp_path / "none").out
+    assert "announced   nothing" in done("status", "--data", tmp_path).out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [("status",), ("top", "--once"), ("limits", "top"), ("keys", "list")])
+def test_a_data_directory_that_is_not_there_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
+    error = run(*command, "--data", tmp_path / "none", "--json").error()
+    assert (error["slug"], error["exit_code"]) == ("storage", 9)
+    assert error["message"] == f"there is no directory {tmp_path / 'none'}: name the data directory with --data"
     assert not (tmp_path / "none").exists()
 
 
