@@ -19,11 +19,12 @@ PACKAGE := $(COMPILED) $(shell find kserve -name '*.py' -o -name '*.pyi' -o -nam
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  PORT=8080  DATA=data  PROFILES=1000000 (run), 10000000 (bench)  MODE=release|debug|coverage (build, run)'
+	@echo '  PORT=8080  ADMIN_PORT=8081 (run)  DATA=data  PROFILES=1000000 (run), 10000000 (bench)  MODE=release|debug|coverage (build, run)'
 	@echo '  SECONDS=60 (fuzz)'
 
 run: build ## synthetic profiles, two daily snapshots, and their scores on 127.0.0.1:PORT
-	@exec $(BIN)/kserve demo --serve --port '$(PORT)' --profiles '$(or $(PROFILES),1000000)' --data '$(DATA)'
+	@exec $(BIN)/kserve demo --serve --port '$(PORT)' --profiles '$(or $(PROFILES),1000000)' --data '$(DATA)' \
+		$(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)')
 
 build: build/.inplace ## the package in .venv, its extensions compiled in place
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kserve.cli import options, output
+from kserve.cli.options import setting
 from kserve.errors import SettingError
 from kserve.settings import Settings, load
 from kserve.snapshots.catalog import Catalog
@@ -31,12 +32,14 @@ def demo(
     serve: Annotated[bool, typer.Option("--serve", help="Go on serving until SIGTERM or Ctrl-C.")] = False,
     host: options.Host = None,
     port: options.Port = None,
+    admin_port: Annotated[int | None, setting("admin_port")] = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Show everything at once, on synthetic profiles: two daily snapshots, and questions with their real answers.
 
     For the first look, and to have something to develop against. It needs nothing else: no Redis, no root, no network.
+    With --serve it is one process without workers, which `kserve reload` cannot reload: `kserve serve` is the real one.
     It makes a key to ask with, keeps it in DATA/demo-key, and shows it. What an earlier run made in DATA is used again.
     A DATA with real snapshots in it is refused.
 
@@ -44,25 +47,24 @@ def demo(
 
       $ kserve demo --serve
     """
-    settings = load(data=data, host=host, port=port)
+    settings = load(data=data, host=host, port=port, admin_port=admin_port)
     if serve:
-        _check_address(settings)
+        _check_address(settings.host, settings.port, "port")
+        _check_address(settings.admin_host, settings.admin_port, "admin-port")
     from kserve.cli.nights import Nights
 
     versions = Nights(settings, profiles, seed, quiet=as_json).published()
     _serve(settings, versions, _key(settings.data), stay=serve, as_json=as_json)
 
 
-def _check_address(settings: Settings) -> None:
+def _check_address(host: str, port: int, flag: str) -> None:
     """Now, and not only after a minute of work. Raises SettingError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((settings.host, settings.port), family=family).close()
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
-        raise SettingError(
-            f"cannot listen on {settings.host}, port {settings.port}: {reason}; choose another with --port"
-        ) from None
+        raise SettingError(f"cannot listen on {host}, port {port}: {reason}; choose another with --{flag}") from None
 
 
 def _key(data: Path) -> str:
@@ -105,8 +107,14 @@ def _serve(settings: Settings, versions: list[str], key: str, *, stay: bool, as_
             )
         return stay
 
-    any_ports = {} if stay and settings.port else {"port": 0, "admin_port": 0}
-    app.run(settings.model_copy(update=any_ports), session)
+    app.run(settings.model_copy(update=_any_ports(settings, stay)), session)
+
+
+def _any_ports(settings: Settings, stay: bool) -> dict[str, int]:
+    """Where nobody needs to know them; with any port for scores, any for the office too, unless one was asked for."""
+    if not stay:
+        return {"port": 0, "admin_port": 0}
+    return {} if settings.port or "admin_port" in settings.model_fields_set else {"admin_port": 0}
 
 
 def _document(

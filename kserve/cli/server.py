@@ -81,7 +81,7 @@ def reload(data: options.Data = None, as_json: options.Json = False) -> None:
     with storage(f"looking for servers of {settings.data}"):
         found = reloading.arbiters(settings.data)
     if not found:
-        raise SettingError(f"no server of {settings.data} runs here under this user: name its directory with --data")
+        raise SettingError(_nobody(settings.data))
     reloads = [reloading.Reload(settings.data, pid) for pid in found]
     for one in reloads:
         one.wait(settings.drain_timeout)
@@ -90,3 +90,16 @@ def reload(data: options.Data = None, as_json: options.Json = False) -> None:
     else:
         for one in reloads:
             output.say(f"server {one.pid} is reloaded")
+
+
+def _nobody(data: Path) -> str:
+    """Why there is nothing to reload."""
+    from kserve.serving import reloading
+
+    alone = reloading.alone(data)
+    if not alone:
+        return f"no server of {data} runs here under this user: name its directory with --data"
+    return (
+        f"process {alone[0]} serves {data} alone, as `kserve demo --serve` does, and cannot be reloaded: end it, and"
+        f" start `kserve serve --data {data}`"
+    )

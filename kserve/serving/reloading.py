@@ -18,8 +18,9 @@ from typing import NoReturn
 import msgspec
 
 from kserve._places import FLOCK
+from kserve._tally import Tallies
 from kserve.errors import Busy, SettingError
-from kserve.serving.samples import arbiters_file
+from kserve.serving.samples import arbiters_file, tally_file
 
 ENVIRONMENT = "_KSERVE_HANDOVER"
 """Where an image of the arbiter finds what the one before leaves to it."""
@@ -110,6 +111,13 @@ def arbiters(data: Path) -> list[int]:
                 return found
             found.append(process)
             start += 1
+
+
+def alone(data: Path) -> list[int]:
+    """Processes of this user that are worker and office in one, so that they have no arbiter. Raises OSError."""
+    _, living = Tallies(tally_file(data)).read()
+    workers, offices = ({one.pid for one in living if one.role == role} for role in ("worker", "office"))
+    return sorted(workers & offices)
 
 
 class Reload:

@@ -91,6 +91,34 @@ def test_serves_what_it_shows_until_it_is_told_to_end(shown: tuple[Path, Any]) -
     assert tree(data) | {"SENTINEL"} == before | {"SENTINEL"}  # which is made when the sentinel first looks
 
 
+def test_it_cannot_be_reloaded_and_says_so(shown: tuple[Path, Any]) -> None:
+    data, _ = shown
+    with started("demo", *SMALL, "--data", data, "--serve", "--port", 0, "--json") as popen:
+        assert popen.stdout is not None
+        popen.stdout.readline()
+        error = run("reload", "--data", data, "--json").error()
+        ended(popen, signal.SIGTERM)
+    assert (error["slug"], error["exit_code"]) == ("setting", 8)
+    assert error["message"] == (
+        f"process {popen.pid} serves {data} alone, as `kserve demo --serve` does, and cannot be reloaded: end it, and"
+        f" start `kserve serve --data {data}`"
+    )
+    assert "no server of" in run("reload", "--data", data, "--json").error()["message"]
+
+
+def test_the_office_is_where_it_was_asked_for(shown: tuple[Path, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ("--data", shown[0], "--serve", "--port", 0, "--admin-port", port, "--json")
+    with started("demo", *SMALL, *arguments) as popen:
+        assert popen.stdout is not None
+        popen.stdout.readline()
+        address = f"http://127.0.0.1:{port}/status"
+        with urllib.request.urlopen(f"{address}.json", timeout=20) as answer:
+            assert json.loads(answer.read())["page"]["url"] == address
+        ended(popen, signal.SIGTERM)
+
+
 def _typed(command: str) -> Any:
     """What a curl line answers; without curl, what the same request answers."""
     words = shlex.split(command)
@@ -162,12 +190,15 @@ def test_the_cycle_is_the_real_one(shown: tuple[Path, Any]) -> None:
     assert made[0] - made[1] == timedelta(days=1)
 
 
-def test_address_that_is_taken_is_found_out_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--port", "--admin-port"])
+def test_address_that_is_taken_is_found_out_first(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        error = run("demo", "--serve", "--port", port, "--data", tmp_path / "data", "--json").error()
+        ports = ("--port", 0, "--admin-port", 0, flag, port)
+        error = run("demo", "--serve", *ports, "--data", tmp_path / "data", "--json").error()
     assert error["slug"] == "setting"
     assert str(port) in error["message"]
+    assert error["message"].endswith(f"choose another with {flag}")
     assert not (tmp_path / "data").exists()
 
 
