@@ -622,7 +622,7 @@ def is_judged(data: Path) -> bool:
 def test_other_traffic_does_not_condemn_what_a_human_restored(data: Path, pinned: bool) -> None:
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
-    with servers(data, 2, watch__seconds="2") as found:
+    with servers(data, 2, watch__seconds="4") as found:
         with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
             until(lambda: len(load.told) > 500)
             time.sleep(1)  # the last moments before a switch are of neither side
@@ -643,7 +643,7 @@ def test_other_traffic_does_not_condemn_what_a_human_restored(data: Path, pinned
 def test_other_traffic_does_not_condemn_what_was_restored_and_unpinned(data: Path) -> None:
     good = announced(data)
     bad = placed(data, ruined, 1)
-    with servers(data, 2, watch__seconds="2") as found:
+    with servers(data, 2, watch__seconds="4") as found:
         with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
             until(lambda: len(load.told) > 500)
             time.sleep(1)  # the last moments before a switch are of neither side
@@ -662,7 +662,7 @@ def test_other_traffic_does_not_condemn_what_was_restored_and_unpinned(data: Pat
 def test_other_traffic_does_not_condemn_what_is_announced_again(data: Path) -> None:
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
-    with servers(data, 2, watch__seconds="2") as found:
+    with servers(data, 2, watch__seconds="4") as found:
         with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
             until(lambda: len(load.told) > 500)
             time.sleep(1)  # the last moments before a switch are of neither side
