@@ -280,6 +280,8 @@ def test_a_host_counts_what_its_workers_answered_and_forgets_nothing(data: Path,
     with servers(data, 1, workers="2", compiled=compiled) as (server,):
         for i in (42, 7, 42, 999_999):
             server.get(f"/v3/scores/{i}")
+        until(lambda: value(scraped(server)["kserve_workers_alive"]) == 2)
+        until(lambda: value(scraped(server)["kserve_request_duration_seconds"], "_count", route="score") == 4)
         first = scraped(server)
         assert value(first["kserve_requests_total"], route="score", status="200", path=path) == 3
         assert value(first["kserve_requests_total"], route="score", status="404", path=path) == 1
@@ -292,6 +294,7 @@ def test_a_host_counts_what_its_workers_answered_and_forgets_nothing(data: Path,
         until(lambda: len(server.workers) == 2)
         for _ in range(6):
             server.get("/v3/scores/42")
+        until(lambda: value(scraped(server)["kserve_request_duration_seconds"], "_count", route="score") == 10)
         second = scraped(server)
         assert value(second["kserve_requests_total"], route="score", status="200", path=path) == 9
         if shutil.which("promtool"):
