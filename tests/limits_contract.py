@@ -48,6 +48,13 @@ class Adapter(ABC):
         return
 
 
+def whole_again(decision: Decision, moment: Moment) -> Decision:
+    """With the time at which what is short, the burst or the quota, is whole again."""
+    of_day = decision.outcome == EXHAUSTED or 0 <= decision.left_today < decision.remaining
+    wait = decision.midnight_us if of_day else decision.reset_us
+    return decision._replace(reset_at=-(-(moment.wall + wait) // SECOND))
+
+
 @dataclass
 class Oracle:
     """GCRA and quotas as they are defined. ``hosts``: among whom the limit is divided."""
@@ -84,9 +91,7 @@ class Oracle:
         left = -1 if tier.quota is None else max(tier.quota - used, 0) // self.hosts
         room = max(moment.now + share * interval - tat, 0) // interval
         reset = tat - moment.now
-        short = tier.quota is not None and (outcome == EXHAUSTED or left < room)
-        whole = -(-(moment.wall + (midnight if short else reset)) // SECOND)
-        return Decision(outcome, room, reset, retry, left, midnight, whole)
+        return whole_again(Decision(outcome, room, reset, retry, left, midnight, 0), moment)
 
     def _see_day(self, day: int) -> None:
         if self.day != day + 1:

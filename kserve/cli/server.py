@@ -20,6 +20,7 @@ def serve(
     admin_port: Annotated[int | None, setting("admin_port")] = None,
     open: Annotated[bool | None, setting("open", "--open/--no-open")] = None,
     compiled: Annotated[bool | None, setting("compiled", "--compiled/--no-compiled")] = None,
+    trusted_proxies: Annotated[list[str] | None, setting("trusted_proxies")] = None,
     redis: Annotated[str | None, setting("redis")] = None,
     redis_cluster: Annotated[bool | None, setting("redis_cluster", "--redis-cluster/--no-redis-cluster")] = None,
     redis_timeout: Annotated[float | None, setting("redis_timeout")] = None,

@@ -17,7 +17,7 @@ import redises
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
-from limits_contract import TIERS, Adapter, LimitsContract, Moment, machine
+from limits_contract import TIERS, Adapter, LimitsContract, Moment, machine, whole_again
 from proxy import Proxy
 from redis.exceptions import RedisError, ResponseError
 from waiting import PATIENCE
@@ -85,7 +85,7 @@ class Shop(Adapter):
             outcome, retry = LIMITED, late
         room = max(tier.burst * interval - ahead, 0) // interval
         left = -1 if quota < 0 else max(quota - used, 0)
-        return Decision(outcome, room, ahead, retry, left, midnight, -(-(moment.wall + ahead) // 1_000_000)), moment
+        return whole_again(Decision(outcome, room, ahead, retry, left, midnight, 0), moment), moment
 
     async def _ask(self, record: str, row: tuple[int, ...], *, look: bool) -> list[Sold]:
         """One that only looks leaves no trace."""
