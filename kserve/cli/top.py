@@ -88,9 +88,11 @@ def headlines(found: Sample) -> list[str]:
     refusals = f"limited {_rate(rates.limited)}/s, shed {_rate(rates.shed)}/s, no key {_rate(rates.unauthorized)}/s"
     serving = sum(worker.role == "worker" for worker in found.workers)
     wanted = "" if found.workers_wanted is None else f" of {found.workers_wanted}"
+    noun = "worker" if (serving if found.workers_wanted is None else found.workers_wanted) == 1 else "workers"
     return [
-        f"{found.announced or 'nothing announced'}, {serving}{wanted} workers",
+        f"{found.announced or 'nothing announced'}, {serving}{wanted} {noun}",
         f"{_rate(rates.answered)} requests/s ({ways}), {_latencies(rates.latency)}",
+        f"before that they waited for their event loop: {_latencies(found.loop_delay)}",
         f"{refusals}; failed {_rate(rates.failed)}/s",
         _limits(limits),
     ]
@@ -112,7 +114,7 @@ def sections(found: Sample) -> Iterator[Section]:
     if not found.workers:
         return
     latencies = ("p50", "p99", "p99.9")
-    columns = ("process", "role", "version", "req/s", *latencies, "limited/s", "shed/s", "5xx/s", "conn", "waiting")
+    columns = ("process", "role", "version", "req/s", *latencies, "limited/s", "shed/s", "failed/s", "conn", "waiting")
     left = ("role", "version")
     yield Section((*columns, "delay", "kept", "cpu", "memory"), [_of_worker(one) for one in found.workers], left)
     if found.routes:

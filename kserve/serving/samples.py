@@ -14,7 +14,7 @@ from kserve._buckets import Buckets, State
 from kserve._limits import ALONE, LEASED, MEMORY
 from kserve._limits import Limits as Table
 from kserve._roster import Roster, SeatView
-from kserve._tally import COMPILED, ROUTES, STATUSES, Counter, Counts, Gauge, Living, Tallies
+from kserve._tally import COMPILED, ROUTES, STATUSES, Counter, Counts, Gauge, Living, Tallies, Time
 from kserve.serving.readings import Counted, Usage, histograms, increase, quantiles, usage
 from kserve.snapshots.catalog import Catalog
 from kserve.snapshots.shared import shared_folder
@@ -66,7 +66,7 @@ class Latency(Struct, frozen=True):
 
 
 class Rates(Struct, frozen=True):
-    """Requests a second: all, and by how they ended. The limited are among the refused, the shed among the failed."""
+    """Requests a second: all, and by how they ended. The limited are among the refused; the shed are not among the failed."""
 
     answered: float
     succeeded: float
@@ -118,12 +118,14 @@ class Limits(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True):
-    """What happened within ``seconds``, and what is at their end."""
+    """What happened within ``seconds``, and what is at their end. ``loop_delay``: what requests waited for the event
+    loop of their worker before it took them up; ``rates.latency`` begins after that."""
 
     seconds: float
     announced: str | None
     workers_wanted: int | None
     rates: Rates
+    loop_delay: Latency | None
     routes: list[Part]
     tiers: list[Part]
     workers: list[Worker]
@@ -169,6 +171,7 @@ def sample(before: Reading, after: Reading) -> Sample:
         after.announced,
         _whole(of_host(after.living, Gauge.WORKERS_WANTED)),
         _rates(before.total, after.total, seconds),
+        _loop_delay(before.total, after.total),
         _routes(before.total, after.total, seconds),
         _tiers(before.total, after.total, seconds),
         [_worker(started.get((one.pid, one.since)), one, before, after) for one in after.living],
@@ -203,13 +206,15 @@ def _rates(before: Counts | None, after: Counts, seconds: float) -> Rates:
     for status, count in zip(STATUSES, statuses, strict=False):
         if status[0] in CLASSES:
             ended[CLASSES[status[0]]] += float(count) / seconds
+    shed = float(_more(before and before.shed, after.shed).sum()) / seconds
+    ended["failed"] = max(ended["failed"] - shed, 0.0)  # one may be counted as shed before it is answered
     counters = _more(before and before.counters, after.counters)
     buckets = _more(before and histograms(before).by_route, histograms(after).by_route)
     return Rates(
         answered=float(requests.sum()) / seconds,
         **ended,
         limited=sum(_limited(before, after, tier) for tier in after.limited) / seconds,
-        shed=float(_more(before and before.shed, after.shed).sum()) / seconds,
+        shed=shed,
         unauthorized=float(counters[_UNAUTHORIZED].sum()) / seconds,
         compiled=float(requests[COMPILED].sum()) / seconds,
         latency=_latency(buckets.sum(axis=0)),
@@ -223,6 +228,11 @@ def _limited(before: Counts | None, after: Counts, tier: str) -> float:
 def _latency(buckets: Counted) -> Latency | None:
     found = quantiles(buckets)
     return None if found is None else Latency(*found)
+
+
+def _loop_delay(before: Counts, after: Counts) -> Latency | None:
+    now, past = (counts.times[Time.DELAY_OF_LOOP]["buckets"] for counts in (after, before))
+    return _latency(increase(now, past))
 
 
 def _routes(before: Counts, after: Counts, seconds: float) -> list[Part]:

@@ -201,12 +201,12 @@ def _of_late(late: Histograms) -> Iterator[Metric]:
         prefix = "" if label == "route" else f"{label}_"
         family = GaugeMetricFamily(
             f"kserve_{prefix}request_duration_lately_seconds",
-            f"Quantiles of the last minute, by {label}.",
-            labels=(label, "quantile"),
+            f"Percentiles of the last minute, by {label}.",
+            labels=(label, "percentile"),
         )
         for name, buckets in found.items():
             for quantile, seconds in zip(QUANTILES, quantiles(buckets) or (), strict=False):
-                family.add_metric((name, str(quantile)), seconds)
+                family.add_metric((name, f"{100 * quantile:g}"), seconds)
         yield family
 
 

@@ -15,7 +15,7 @@ import pytest
 from cli.support import KSERVE, done
 
 from kserve._roster import Roster
-from kserve._tally import Gauge, Tally
+from kserve._tally import Gauge, Tally, Time
 from kserve.cli.drawing import ASCII
 from kserve.cli.top import drawn, span
 from kserve.serving.samples import tally_file
@@ -38,6 +38,7 @@ def busy(tmp_path: Path) -> Iterator[Path]:
         while not stopped.wait(0.001):
             tally.count(0, 200, 0, 0, 250_000)
             tally.limited(0, 1)
+            tally.time(Time.DELAY_OF_LOOP, 30_000_000)
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -52,6 +53,7 @@ def test_one_sample(busy: Path) -> None:
     shown = done("top", "--once", "--interval", 0.2, "--data", busy).out
     assert "1 of 2 workers" in shown
     assert "100% compiled" in shown
+    assert re.search(r"^before that they waited for their event loop: p50 [\d.]+ ms, p99 30 ms", shown, re.MULTILINE)
     row = next(line for line in shown.splitlines() if line.startswith(str(os.getpid())))
     assert row.split()[1:3] == ["worker", VERSION]
     assert re.search(r"\b(249|25[0-2]) µs\b", row)
@@ -63,6 +65,7 @@ def test_one_sample_as_json(busy: Path) -> None:
     found = done("top", "--json", "--interval", 0.2, "--data", busy).json()
     assert found["rates"]["answered"] == found["rates"]["succeeded"] == found["rates"]["compiled"] > 10
     assert found["rates"]["latency"]["p999"] == pytest.approx(250e-6, rel=0.01)
+    assert found["loop_delay"]["p99"] == pytest.approx(30e-3, rel=0.01)
     (worker,) = found["workers"]
     assert (worker["pid"], worker["version"], worker["connections"]) == (os.getpid(), VERSION, 64)
     assert (worker["in_progress"], worker["loop_delay"], worker["kept"]) == (None, None, None)
@@ -78,6 +81,7 @@ def test_nobody_serves(tmp_path: Path) -> None:
     assert shown == "no process of this host serves from here\n"
     found = done("top", "--json", "--interval", 0.1, "--data", tmp_path).json()
     assert (found["workers"], found["rates"]["answered"], found["rates"]["latency"]) == ([], 0, None)
+    assert found["loop_delay"] is None
     assert not list(tmp_path.iterdir())
 
 
