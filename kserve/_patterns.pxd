@@ -15,6 +15,7 @@ cdef enum:                      # gaps of a pattern, in the order of their lette
     DATE_GAP
     FIELDS_GAP
     SECONDS_GAP
+    HOLDER_GAP
     N_GAPS
 
 cdef enum:

@@ -74,6 +74,7 @@ cdef class WireSite:
     cdef char length[MAX_UINT + SLACK]
     cdef char seconds[MAX_UINT + SLACK]
     cdef char fields[MAX_FIELDS]
+    cdef char holder[16]
     cdef char tag[96]           # the version, a dash, the row
 
     # Of the read that is being answered.

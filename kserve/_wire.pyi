@@ -14,7 +14,7 @@ __all__ = ["GAPS", "OUTCOMES", "Numbers", "Wire", "WireSite"]
 
 GAPS: str
 """Letters of the gaps of a pattern, each written after a ``~``: the id, points, changes, row, request id, length of the
-body, date, fields that tell of a limit, seconds to wait."""
+body, date, fields that tell of a limit, seconds to wait, what Cache-Control begins with for the holder of a key."""
 
 OUTCOMES: tuple[str, ...]
 """What the compiled path can answer."""

@@ -27,7 +27,7 @@ from kserve.layout cimport EMPTY, HIGHEST_SCORE, LINE_SLOTS, UNSCORED, Line, hom
 
 __all__ = ["GAPS", "OUTCOMES", "Numbers", "Wire", "WireSite"]
 
-GAPS = "IPCWRLDFS"
+GAPS = "IPCWRLDFSH"
 OUTCOMES = ("scored", "unscored", "unchanged", "unknown", "items", "records", "limited", "exhausted", "overloaded")
 
 cdef enum:
@@ -39,6 +39,7 @@ cdef enum:
     MICROSECONDS = 1_000_000
     NANOSECONDS = 1_000_000_000
     DAY_SECONDS = 86_400
+    HOLDER_LENGTH = 9
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:
@@ -97,6 +98,8 @@ cdef class WireSite:
         self.gaps[DATE_GAP].at = self.date
         self.gaps[FIELDS_GAP].at = self.fields
         self.gaps[SECONDS_GAP].at = self.seconds
+        self.gaps[HOLDER_GAP].at = self.holder
+        memcpy(self.holder, b"private, ", HOLDER_LENGTH)
         self.on = site.settings.compiled
 
     cdef int renew(self, str version) except -1:
@@ -251,6 +254,7 @@ cdef class WireSite:
             return False
         self.tier = TIER_OPEN if entry[0] == NULL else <int>entry[0].tier
         self.gaps[FIELDS_GAP].length = 0
+        self.gaps[HOLDER_GAP].length = 0 if entry[0] == NULL else HOLDER_LENGTH
         return True
 
     cdef int refusal_of(self, const KeyEntry *entry, int klass) noexcept:

@@ -25,11 +25,12 @@ from kserve.settings import Tier
 Pattern = tuple[int, bytes, bytes]
 """(status, head, body)."""
 
-ID, POINTS, CHANGES, ROW, REQUEST_ID, LENGTH, DATE, FIELDS, SECONDS = (f"~{letter}" for letter in GAPS)
+ID, POINTS, CHANGES, ROW, REQUEST_ID, LENGTH, DATE, FIELDS, SECONDS, HOLDER = (f"~{letter}" for letter in GAPS)
 
 _EXAMPLE = models.Score(id=ID, score=62.31, changes=models.Changes(1.25, 2.25, 3.25), version="")
 _TIER = Tier(rate=1, burst=1, quota=1)
-_WAIT = 4711
+_WAIT = 9_876_543_210
+"""More digits than any version has in a row."""
 _TOLD = ratelimits.fields(_TIER, Decision(LIMITED, 0, 0, _WAIT * 1_000_000, 0, 0, 0))
 
 
@@ -72,6 +73,11 @@ class _Nobody(Call):
         self.id = REQUEST_ID
         self.fields = fields
         self._owes = False
+
+    @property
+    def cache_control(self) -> str:
+        """For whoever asks."""
+        return HOLDER + self.site.public_cache_control
 
 
 def _refused(outcome: int) -> Problem:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SLOW_THREADS = 2
 """Threads for what would stop the event loop: counting all profiles, asking which pages are in memory."""
 
+PRIVATE = "private, "
+"""Begins the Cache-Control of answers to a key."""
+
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"
 _CONTENT_TYPE: str = istr("Content-Type")
@@ -118,7 +121,6 @@ class Site(Front):
         self.shedding = Shedding(settings.shedding, self.tally)
         self.admission = Admission(self.keys, self.limits, self.shedding, self.tally)
         self.public_cache_control = f"max-age={settings.cache_seconds}"
-        self.cache_control = self.public_cache_control if settings.open else f"private, {self.public_cache_control}"
 
     def version(self) -> str | None:
         """The version in force; None when the store is closed."""
@@ -213,6 +215,12 @@ class Call:
         elif self._access.flat:
             self.charge(1)
 
+    @property
+    def cache_control(self) -> str:
+        """Of an answer that holds as long as this version does: with a key it is for the key's holder alone."""
+        public = self.site.public_cache_control
+        return public if self.caller is None else PRIVATE + public
+
     def charge(self, cost: int) -> None:
         """Take tokens from the caller's limit. Raises Problem."""
         self._owes = False
@@ -251,11 +259,11 @@ class Call:
 
     def not_modified(self, etag: str) -> web.Response:
         """304: the client has this representation already."""
-        return self._respond(304, None, {_ETAG: etag, _CACHE_CONTROL: self.site.cache_control})
+        return self._respond(304, None, {_ETAG: etag, _CACHE_CONTROL: self.cache_control})
 
     def cacheable(self, answer: Any, etag: str) -> web.Response:
         """An answer that holds as long as this version does."""
-        headers = {_CONTENT_TYPE: _JSON, _ETAG: etag, _CACHE_CONTROL: self.site.cache_control}
+        headers = {_CONTENT_TYPE: _JSON, _ETAG: etag, _CACHE_CONTROL: self.cache_control}
         return self._respond(200, encode(answer), headers)
 
     def refuse(self, problem: Problem) -> web.Response:

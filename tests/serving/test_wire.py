@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from aiohttp.http import HttpRequestParser
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from serving.corpus import BATCH, CORPUS, JSON, LAST, PLAIN, chunked, score
 from serving.support import (
@@ -45,6 +45,17 @@ from waiting import PATIENCE, until
 
 from kserve._plain import HARMLESS, UNDERSTOOD, classify
 from kserve.serving import protocol
+from kserve.serving.patterns import REQUEST_ID, pattern
+from kserve.serving.site import respond
+
+
+@example("20261121T044711Z-00004711")
+@given(st.from_regex(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", fullmatch=True))
+def test_no_part_of_a_version_is_taken_for_a_number_of_the_example(version: str) -> None:
+    body = f'{{"version":"{version}"}}'.encode()
+    _, head, kept = pattern(respond(200, body, {"ETag": f'"{version}"'}, REQUEST_ID, version))
+    assert f'ETag: "{version}"\r\nKserve-Version: {version}\r\n'.encode() in head
+    assert kept == body
 
 
 @pytest.mark.parametrize("name", CORPUS)
