@@ -23,8 +23,16 @@ class SettingError(KserveError):
     exit_code = 8
 
 
+class ArgumentError(SettingError):
+    """A command was given what it cannot take."""
+
+    slug = "usage"
+    exit_code = 2
+
+
 class InputError(KserveError):
-    """Input of a build cannot be taken. The text names file, row, field and remedy, as far as they are known."""
+    """What was given cannot be taken, or does not go with what there is. The text names file, row, field and remedy, as
+    far as they are known."""
 
     slug = "bad-input"
     http_status = 422

@@ -6,7 +6,7 @@ import os
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -116,6 +116,8 @@ class Shedding(BaseModel):
     retry_after: int = Field(2, ge=1, description="seconds, at least, after which those turned away may come back")
 
 
+AnyPlace = TypeVar("AnyPlace", bound="Place")
+
 MODELS = {
     "2011-10": {
         "mass": 0.03,
@@ -136,18 +138,34 @@ MODELS = {
 """Model changes that may be declared, with the thresholds that they need: here that of 26 October 2011."""
 
 
-class Settings(BaseSettings):
+class Place(BaseSettings):
+    """Where everything is: what commands need that have to work although another setting is wrong."""
+
+    model_config = SettingsConfigDict(env_prefix="KSERVE_", extra="ignore", frozen=True)
+
+    data: Path = Field(Path("data"), description="directory of the snapshots")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before the environment before the file named by ``KSERVE_CONFIG`` (default ``kserve.toml``)."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=os.environ.get("KSERVE_CONFIG", "kserve.toml"))
+        return init_settings, env_settings, file
+
+
+class Settings(Place):
     """The settings of every command and of the server. ``docs/settings.md`` lists them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KSERVE_",
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        nested_model_default_partial_update=True,
+        env_nested_delimiter="__", extra="forbid", nested_model_default_partial_update=True
     )
 
-    data: Path = Field(Path("data"), description="directory of the snapshots")
     verify_at_open: Literal["structure", "full"] = Field(
         "structure", description="what a reader checks before it serves a version: its structure, or every checksum too"
     )
@@ -200,27 +218,26 @@ class Settings(BaseSettings):
     def _beside_ours(cls, given: dict[str, Tier]) -> dict[str, Tier]:
         return TIERS | given
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before the environment before the file named by ``KSERVE_CONFIG`` (default ``kserve.toml``)."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=os.environ.get("KSERVE_CONFIG", "kserve.toml"))
-        return init_settings, env_settings, file
-
 
 def load(**flags: Any) -> Settings:
     """The settings in force; a flag that is None was not given. Raises SettingError naming the first bad one."""
+    return _load(Settings, flags)
+
+
+def directory(data: Path | None) -> Path:
+    """The directory of the snapshots in force, whatever the other settings are; None: no flag was given.
+
+    Raises SettingError when no flag was given and the file cannot be read.
+    """
+    return _load(Place, {}).data if data is None else data
+
+
+def _load(kind: type[AnyPlace], flags: dict[str, Any]) -> AnyPlace:
     named = os.environ.get("KSERVE_CONFIG")
     if named is not None and not Path(named).is_file():
         raise SettingError(f"KSERVE_CONFIG: there is no file {named}")
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

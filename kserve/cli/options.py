@@ -87,9 +87,15 @@ def catalog(data: Path | None) -> Catalog:
 def existing(data: Path | None) -> Settings:
     """The settings in force. Raises StorageError when there is no data directory: another one was meant."""
     settings = load(data=data)
-    if not settings.data.is_dir():
-        raise StorageError(f"there is no directory {settings.data}: name the data directory with --data")
+    present(settings.data)
     return settings
+
+
+def present(data: Path) -> Path:
+    """The data directory. Raises StorageError when there is none."""
+    if not data.is_dir():
+        raise StorageError(f"there is no directory {data}: name the data directory with --data")
+    return data
 
 
 def aware(text: str, flag: str) -> datetime:
@@ -103,11 +109,18 @@ def aware(text: str, flag: str) -> datetime:
     return moment
 
 
+def duration(text: str) -> timedelta | None:
+    """A whole number of minutes, hours, days or weeks, such as 24h; None for any other text."""
+    if text[:-1].isdecimal() and text[-1] in _UNITS and len(text) <= LONGEST_SPAN:
+        return timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+    return None
+
+
 def later(text: str, flag: str) -> datetime:
     """A time in the future, or so long from now."""
-    now = datetime.now(UTC)
-    if text[:-1].isdecimal() and text[-1] in _UNITS and len(text) <= LONGEST_SPAN:
-        return now + timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+    now, span = datetime.now(UTC), duration(text)
+    if span is not None:
+        return now + span
     moment = aware(text, flag)
     if moment <= now:
         raise typer.BadParameter(f"{text} is over", param_hint=flag)

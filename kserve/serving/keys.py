@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kserve.errors import SettingError, StorageError, UnknownKey
+from kserve.errors import ArgumentError, InputError, SettingError, StorageError, UnknownKey
 from kserve.snapshots.durable import storage, sync_directory, write_file
 
 log = logging.getLogger("kserve.keys")
@@ -177,7 +177,7 @@ class Keys:
         expires_in: timedelta | None = None,
         tier: str = DEFAULT_TIER,
     ) -> tuple[Key, str]:
-        """A new key, and its text: this is the only time that it can be had. Raises SettingError."""
+        """A new key, and its text: this is the only time that it can be had. Raises ArgumentError."""
         _check(partner, scopes)
         now = datetime.now(UTC)
         ends = None if expires_in is None else now + expires_in
@@ -214,7 +214,7 @@ class Keys:
     def rotate(self, key_id: str, overlap: timedelta) -> tuple[Key, str]:
         """A new secret for a key, and its text; the old one stays valid for ``overlap``.
 
-        Raises UnknownKey, and SettingError when the key is not live, or has two secrets and would get a third.
+        Raises UnknownKey, and InputError when the key is not live, or has two secrets and would get a third.
         """
         self.show(key_id)
         secret = _random(SECRET_LENGTH)
@@ -227,6 +227,27 @@ class Keys:
                 (_iso(datetime.now(UTC) + overlap), digest, key_id),
             )
         return self.show(key_id), _text(key_id, secret)
+
+    def copy_to(self, data: Path) -> int:
+        """Make the keys of another directory these, in one transaction, and the pepper too if it has none; how many.
+
+        Raises InputError when there are none, or when the other directory has what would be lost.
+        """
+        rows, other = self._rows(""), Keys(data)
+        if not rows:
+            raise InputError(f"{self.database} has no keys to copy", remedy="make one with `kserve keys create`")
+        pepper = self._existing_pepper()
+        with other._writing() as connection:
+            there = connection.execute(f"SELECT {_COLUMNS} FROM keys").fetchall()
+            _check_copy(other.database, there, {row[0]: row for row in rows})
+            other._put_pepper(pepper)
+            if other.pepper() != pepper:
+                remedy = "remove it if no key was made with it"
+                raise InputError(f"{other.pepper_file} is another than {self.pepper_file}", remedy=remedy)
+            connection.execute("DELETE FROM keys")
+            places = ",".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO keys ({_COLUMNS}) VALUES ({places})", rows)
+        return len(rows)
 
     def exist(self, scope: str) -> bool:
         """Whether there is a live key with this scope."""
@@ -274,16 +295,20 @@ class Keys:
     def _make_pepper(self) -> bytes:
         """The pepper, made if there is none; whole or not there, and only ever one."""
         if not self.pepper_file.exists() and not self.listed():
-            fresh = self.pepper_file.with_name(f".pepper.{os.getpid()}-{secrets.token_hex(4)}")
-            with storage(f"writing {self.pepper_file}"):
-                try:
-                    write_file(fresh, secrets.token_bytes(_PEPPER_BYTES), 0o600)
-                    with suppress(FileExistsError):  # another process made it meanwhile
-                        os.link(fresh, self.pepper_file)
-                finally:
-                    fresh.unlink(missing_ok=True)
-                sync_directory(self.pepper_file.parent)
+            self._put_pepper(secrets.token_bytes(_PEPPER_BYTES))
         return self._existing_pepper()
+
+    def _put_pepper(self, pepper: bytes) -> None:
+        """Unless there is one."""
+        fresh = self.pepper_file.with_name(f".pepper.{os.getpid()}-{secrets.token_hex(4)}")
+        with storage(f"writing {self.pepper_file}"):
+            try:
+                write_file(fresh, pepper, 0o600)
+                with suppress(FileExistsError):  # another process made it meanwhile
+                    os.link(fresh, self.pepper_file)
+            finally:
+                fresh.unlink(missing_ok=True)
+            sync_directory(self.pepper_file.parent)
 
     def _existing_pepper(self) -> bytes:
         """The pepper of the keys that there are. Raises SettingError when it is gone."""
@@ -393,20 +418,39 @@ def _content(path: Path) -> tuple[int, ...] | None:
 
 def _check(partner: str, scopes: Collection[str]) -> None:
     if not _NAME.fullmatch(partner):
-        raise SettingError(f"partner {partner!r} is no name: 1 to 64 characters, no control characters")
+        raise ArgumentError(f"partner {partner!r} is no name: 1 to 64 characters, no control characters")
     unknown = [name for name in scopes if name not in SCOPES]
     if unknown or not scopes:
         wrong = f"there is no scope {unknown[0]!r}" if unknown else "a key needs a scope"
-        raise SettingError(f"{wrong}; there are {', '.join(SCOPES)}")
+        raise ArgumentError(f"{wrong}; there are {', '.join(SCOPES)}")
 
 
 def _check_rotation(key: Key, overlap: timedelta) -> None:
     if key.state != "live":
-        raise SettingError(f"key {key.id} is {key.state}: make a new one with `kserve keys create`")
+        raise InputError(f"key {key.id} is {key.state}", remedy="make a new one with `kserve keys create`")
     if key.rotating and overlap > timedelta(0):
         assert key.old_until is not None
         until = f"{key.old_until:%Y-%m-%d %H:%M} UTC"
-        raise SettingError(f"key {key.id} has two secrets until {until}: wait, or replace both with --overlap 0h")
+        raise InputError(f"key {key.id} has two secrets until {until}", remedy="wait, or end both with --overlap 0h")
+
+
+def _check_copy(database: Path, there: list[tuple[Any, ...]], here: Mapping[str, tuple[Any, ...]]) -> None:
+    """Nothing that was done there alone may be undone: that is what a copy in the wrong direction would do."""
+    for row in there:
+        done = _done_alone(row, here.get(row[0]))
+        if done is not None:
+            remedy = "do that where all keys are made, and copy from there"
+            raise InputError(f"{database}: key {row[0]} was {done} there, which a copy would undo", remedy=remedy)
+
+
+def _done_alone(there: tuple[Any, ...], here: tuple[Any, ...] | None) -> str | None:
+    """What was done to the key of one row that the other does not know, if one rotation can tell; None: nothing."""
+    if here is None:
+        return "made"
+    if _key(there).revoked_at is not None and _key(here).revoked_at is None:
+        return "revoked"
+    _, digest, old_digest, *_ = there
+    return "rotated" if here[1] == old_digest != digest else None
 
 
 def _columns_of(connection: sqlite3.Connection) -> set[str]:

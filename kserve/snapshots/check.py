@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kserve._core import Snapshot
-from kserve.errors import SettingError
+from kserve.errors import ArgumentError, SettingError
 from kserve.settings import Gates, Settings
 from kserve.snapshots.compare import compare, portrait
 from kserve.snapshots.gates import GATES, Gate
@@ -122,7 +122,7 @@ def limits_of(settings: Settings, model: str | None) -> Gates:
         return settings.gates
     known = settings.models
     if model not in known:
-        raise SettingError(f"there is no model {model!r}; registered are: {', '.join(known) or 'none'}")
+        raise ArgumentError(f"there is no model {model!r}; registered are: {', '.join(known) or 'none'}")
     fields = settings.gates.model_dump()
     for name in known[model]:
         if name not in fields:
@@ -135,7 +135,7 @@ def limits_of(settings: Settings, model: str | None) -> Gates:
 
 
 def _in_force(acceptances: Sequence[Acceptance], now: datetime) -> dict[str, Acceptance]:
-    """By gate, those that have not run out; of several the one that holds longest. Raises SettingError."""
+    """By gate, those that have not run out; of several the one that holds longest. Raises ArgumentError."""
     for given in acceptances:
         refuse_bad(given)
     valid = [given for given in acceptances if given.until > now]
@@ -143,14 +143,15 @@ def _in_force(acceptances: Sequence[Acceptance], now: datetime) -> dict[str, Acc
 
 
 def refuse_bad(given: Acceptance) -> None:
-    """Raises SettingError for an acceptance that cannot be given."""
+    """Raises ArgumentError for an acceptance that cannot be given."""
     gates = {gate.name: gate for gate in GATES}
     if given.gate not in gates:
-        raise SettingError(f"there is no gate {given.gate!r}; there are: {', '.join(gates)}")
+        raise ArgumentError(f"there is no gate {given.gate!r}; there are: {', '.join(gates)}")
     if gates[given.gate].integrity:
         never = ", ".join(name for name, gate in gates.items() if gate.integrity)
-        raise SettingError(f"{given.gate} cannot be accepted: a hold of {never} is never let through")
+        raise ArgumentError(f"{given.gate} cannot be accepted: a hold of {never} is never let through")
     if not given.reason.strip() or not given.by.strip():
-        raise SettingError(f"the acceptance of {given.gate} needs a reason and an author")
+        raise ArgumentError(f"the acceptance of {given.gate} needs a reason and an author")
     if given.until.tzinfo is None:
-        raise SettingError(f"the expiry of the acceptance of {given.gate} needs a time zone: {given.until.isoformat()}")
+        text = given.until.isoformat()
+        raise ArgumentError(f"the expiry of the acceptance of {given.gate} needs a time zone: {text}")

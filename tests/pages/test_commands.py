@@ -43,7 +43,7 @@ def test_a_key_with_a_tier_is_rotated(tmp_path: Path) -> None:
     out = done("keys", "show", made["id"], "--data", tmp_path).out
     assert "until " in out.partition("old secret")[2]
     error = run("keys", "rotate", made["id"], "--data", tmp_path, "--json").error()
-    assert (error["slug"], "two secrets" in error["message"]) == ("setting", True)
+    assert (error["slug"], "two secrets" in error["message"]) == ("bad-input", True)
     out = done("keys", "rotate", made["id"], "--overlap", "0h", "--data", tmp_path).out
     assert "it is not shown again" in out
     assert Keys(tmp_path).check(rotated["key"], "score:read") is None
@@ -74,16 +74,55 @@ def test_expiry_that_is_none(tmp_path: Path, text: str) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     command = ("keys", "create", "--partner", "x", "--data", tmp_path, "--json")
-    assert run(*command, "--scopes", "root").error()["slug"] == "setting"
+    for wrong in (("--scopes", "root"), ("--scopes", ""), ("--scopes", "batch", "--partner", "")):
+        error = run(*command, *wrong).error()
+        assert (error["slug"], error["exit_code"]) == ("usage", 2)
     error = run(*command, "--scopes", "batch", "--tier", "gold").error()
-    assert (error["slug"], "developer, partner, site" in error["message"]) == ("setting", True)
-    for text in ("soon", "2099-01-01T00:00:00Z", "-1h", "h"):
-        assert (
-            run("keys", "rotate", "nobody", "--overlap", text, "--data", tmp_path, "--json").error()["exit_code"] == 2
-        )
+    assert (error["slug"], "developer, partner, site" in error["message"]) == ("usage", True)
+    for text in ("soon", "2099-01-01T00:00:00Z", "-1h", "h", "8s", ""):
+        error = run("keys", "rotate", "nobody", "--overlap", text, "--data", tmp_path, "--json").error()
+        assert (error["exit_code"], f"{text!r} is no duration, such as" in error["message"]) == (2, True)
     for act in ("show", "revoke", "rotate"):
         error = run("keys", act, "nobody", "--data", tmp_path, "--json").error()
         assert (error["slug"], error["exit_code"]) == ("unknown-key", 4)
+
+
+def test_a_key_that_is_not_live_is_not_rotated(tmp_path: Path) -> None:
+    made = create(tmp_path, "--scopes", "console")["id"]
+    rotate = ("keys", "rotate", made, "--data", tmp_path, "--json")
+    done(*rotate)
+    assert run(*rotate).error()["exit_code"] == 5
+    done("keys", "revoke", made, "--data", tmp_path)
+    error = run(*rotate).error()
+    assert (error["slug"], error["exit_code"], error["remedy"]) == (
+        "bad-input",
+        5,
+        "make a new one with `kserve keys create`",
+    )
+
+
+def test_a_fault_in_the_settings_keeps_no_key_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "elsewhere"
+    key = create(data, "--scopes", "console")["id"]
+    file = tmp_path / "faulty.toml"
+    monkeypatch.setenv("KSERVE_CONFIG", str(file))
+    file.write_text(f'data = "{data}"\n[tiers.partner]\nrate = -3\n')
+    for where in ((), ("--data", data)):
+        assert [one["id"] for one in done("keys", "list", *where, "--json").json()["keys"]] == [key]
+        assert done("keys", "show", key, *where, "--json").json()["state"] == "live"
+    error = run("keys", "create", "--partner", "x", "--scopes", "console", "--json").error()
+    assert (error["slug"], error["exit_code"]) == ("setting", 8)
+    file.write_text("no TOML")
+    assert run("keys", "list", "--json").error()["slug"] == "setting"
+    assert done("keys", "revoke", key, "--data", data, "--json").json()["state"] == "revoked"
+
+
+def test_keys_are_copied(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = create(here, "--scopes", "console")["id"]
+    assert done("keys", "copy", there, "--data", here).out == f"1 key copied to {there}\n"
+    assert done("keys", "copy", there, "--data", here, "--json").json() == {"copied": 1, "to": str(there)}
+    assert done("keys", "show", key, "--data", there, "--json").json()["state"] == "live"
 
 
 def test_status_page_alone(tmp_path: Path) -> None:

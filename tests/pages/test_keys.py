@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kserve.errors import SettingError, StorageError, UnknownKey
+from kserve.errors import ArgumentError, InputError, SettingError, StorageError, UnknownKey
 from kserve.serving.keys import DEFAULT_TIER, PREFIX, SCOPES, Keys, Watched
 
 HOUR = timedelta(hours=1)
@@ -84,14 +84,14 @@ def test_no_text_makes_it_fail(text: str) -> None:
 
 @pytest.mark.parametrize("partner", ["", " maria", "a\nb", "x" * 65])
 def test_names_that_are_none(keys: Keys, partner: str) -> None:
-    with pytest.raises(SettingError, match="is no name"):
+    with pytest.raises(ArgumentError, match="is no name"):
         keys.create(partner, ["console"])
 
 
 def test_scopes_that_there_are_not(keys: Keys) -> None:
-    with pytest.raises(SettingError, match="no scope 'root'; there are score:read"):
+    with pytest.raises(ArgumentError, match="no scope 'root'; there are score:read"):
         keys.create("maria", ["console", "root"])
-    with pytest.raises(SettingError, match="needs a scope"):
+    with pytest.raises(ArgumentError, match="needs a scope"):
         keys.create("maria", [])
     assert keys.create("maria", list(SCOPES))[0].scopes == tuple(SCOPES)
 
@@ -185,7 +185,7 @@ def test_both_secrets_are_valid_until_the_overlap_ends(keys: Keys, tmp_path: Pat
 def test_a_key_has_two_secrets_at_most(keys: Keys) -> None:
     key, first = keys.create("maria", ["console"])
     _, second = keys.rotate(key.id, HOUR)
-    with pytest.raises(SettingError, match="two secrets until"):
+    with pytest.raises(InputError, match="two secrets until"):
         keys.rotate(key.id, HOUR)
     _, third = keys.rotate(key.id, timedelta(0))
     assert [keys.check(text, "console") is None for text in (first, second, third)] == [True, True, False]
@@ -196,7 +196,7 @@ def test_revoking_ends_both_secrets(keys: Keys) -> None:
     _, new = keys.rotate(key.id, HOUR)
     keys.revoke(key.id)
     assert keys.check(old, "console") is keys.check(new, "console") is None
-    with pytest.raises(SettingError, match="is revoked"):
+    with pytest.raises(InputError, match="is revoked"):
         keys.rotate(key.id, HOUR)
     with pytest.raises(UnknownKey):
         keys.rotate("x" * 12, HOUR)
@@ -210,6 +210,63 @@ def test_an_expired_key_is_not_kept_alive_by_its_rotation(keys: Keys) -> None:
         match = book.match(text)
         assert match is not None
         assert match.ends == key.expires_at == rotated.expires_at
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Keys:
+    """Keys of another directory, which is not made yet."""
+    return Keys(tmp_path / "copies" / "data")
+
+
+def test_a_copy_has_all_keys_and_what_they_were_made_with(keys: Keys, copy: Keys) -> None:
+    _, one = keys.create("maria", ["console"], HOUR, tier="site")
+    key, old = keys.create("joe", ["batch"])
+    _, new = keys.rotate(key.id, HOUR)
+    for _ in range(2):
+        assert keys.copy_to(copy.database.parent) == 2
+        assert copy.listed() == keys.listed()
+        assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in copy.database.parent.iterdir()} == {
+            "keys.db": 0o600,
+            "pepper": 0o600,
+        }
+        assert copy.check(one, "console") is not None
+        assert copy.check(old, "batch") == copy.check(new, "batch") == keys.show(key.id)
+    keys.revoke(key.id)
+    keys.copy_to(copy.database.parent)
+    assert copy.check(new, "batch") is None
+
+
+def test_nothing_is_copied_when_there_is_nothing(keys: Keys, copy: Keys) -> None:
+    with pytest.raises(InputError, match="has no keys"):
+        keys.copy_to(copy.database.parent)
+    assert not copy.database.parent.exists()
+
+
+@pytest.mark.parametrize("act", ["made", "revoked", "rotated"])
+def test_a_copy_undoes_nothing_that_was_done_there(keys: Keys, copy: Keys, act: str) -> None:
+    key, _ = keys.create("maria", ["console"])
+    keys.copy_to(copy.database.parent)
+    if act == "made":
+        copy.create("joe", ["console"])
+    elif act == "revoked":
+        copy.revoke(key.id)
+    else:
+        copy.rotate(key.id, timedelta(0))
+    kept = copy.listed()
+    with pytest.raises(InputError, match=f"was {act} there"):
+        keys.copy_to(copy.database.parent)
+    assert copy.listed() == kept
+
+
+def test_a_copy_does_not_mix_peppers(keys: Keys, copy: Keys) -> None:
+    keys.create("maria", ["console"])
+    copy.database.parent.mkdir(parents=True)
+    copy.pepper_file.write_bytes(bytes(32))
+    copy.pepper_file.chmod(0o600)
+    with pytest.raises(InputError, match="is another than"):
+        keys.copy_to(copy.database.parent)
+    assert copy.listed() == []
+    assert copy.pepper_file.read_bytes() == bytes(32)
 
 
 def wrong_texts(keys: Keys) -> list[str]:

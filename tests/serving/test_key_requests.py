@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import socket
 import threading
@@ -165,12 +166,43 @@ def test_revoked_everywhere_within_five_seconds(data: Path, keys: Keys, compiled
             assert server.get(SCORE, Authorization=f"Bearer {text}").kind == "unauthorized"
 
 
+def test_a_key_that_was_revoked_in_a_copy_of_the_database_is_refused(data: Path, keys: Keys, compiled: bool) -> None:
+    """As it reaches the other hosts of a fleet: a new file in the place of the old one, or `kserve keys copy`."""
+    made = [keys.create("eve", ["score:read"], tier="site") for _ in range(3)]
+    home, sent = Keys(data.with_name(f"home-{compiled}")), data.with_name(f"sent-{compiled}")
+    assert keys.copy_to(home.database.parent) == home.copy_to(sent)
+    with serving(data, open=False, compiled=compiled) as server:
+        for (key, text), there in zip(made, (sent, data), strict=False):
+            assert server.get(SCORE, X_Api_Key=text).status == 200
+            home.revoke(key.id)
+            home.copy_to(there)
+            start = time.monotonic()
+            if there == sent:
+                os.replace(shutil.copy(sent / "keys.db", data / "keys.db.new"), data / "keys.db")
+            while server.get(SCORE, X_Api_Key=text).status == 200:
+                assert time.monotonic() < start + 5
+            assert server.get(SCORE, X_Api_Key=text).kind == "unauthorized"
+            assert server.get(SCORE, X_Api_Key=made[2][1]).status == 200
+
+
 def test_open_servers_limit_whoever_gives_a_key(data: Path, keys: Keys, compiled: bool) -> None:
     _, text = keys.create("eve", ["score:read"], tier="developer")
     with serving(data, open=True, compiled=compiled) as server:
         assert "ratelimit" not in server.get(SCORE).headers
         assert "ratelimit" in server.get(SCORE, X_Api_Key=text).headers
         assert server.get(SCORE, X_Api_Key="wrong").status == 401
+
+
+def test_what_a_key_was_answered_is_kept_for_its_holder(data: Path, keys: Keys, compiled: bool) -> None:
+    _, text = keys.create("eve", ["score:read"], tier="site")
+    with serving(data, open=True, compiled=compiled) as server:
+        for path in READS:
+            anybody, holder = server.get(path), server.get(path, X_Api_Key=text)
+            assert anybody.headers["cache-control"] == "max-age=60"
+            assert holder.headers["cache-control"] == "private, max-age=60"
+            for key, expected in ({}, "max-age=60"), ({"X_Api_Key": text}, "private, max-age=60"):
+                again = server.get(path, If_None_Match=anybody.headers["etag"], **key)
+                assert (again.status, again.headers["cache-control"]) == (304, expected)
 
 
 def test_who_is_limited_is_counted_by_tier(data: Path, keys: Keys, compiled: bool) -> None:
