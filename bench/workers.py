@@ -96,7 +96,7 @@ class Workers:
 
     def _site(self, runner: Runner, place: int) -> web.BaseSite:
         if self._way == OURS:
-            return Door(runner, self._listener, self._places, place)
+            return Door(runner, runner.app[SITE], self._listener, self._places, place)
         if self._way == UVLOOP:
             return web.SockSite(runner, self._listener, backlog=1024)
         self._listener.close()

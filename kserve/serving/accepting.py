@@ -14,20 +14,22 @@ import ctypes
 import errno
 import mmap
 import os
+import random
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aiohttp import web
 
 from kserve._tally import Counter, Gauge, Tally
 from kserve.errors import SettingError
-from kserve.serving import problems
-from kserve.serving.models import ProblemDocument
+from kserve.serving.patterns import DATE, LENGTH, REQUEST_ID, pattern
+from kserve.serving.problems import Problem
 from kserve.serving.protocol import Server
-from kserve.serving.site import encode, log
+from kserve.serving.site import Front, log
 
 BACKLOG = 1024
 """Connections that wait to be taken, at most; the kernel may allow fewer (`net.core.somaxconn`)."""
@@ -46,6 +48,8 @@ REFUSED_SECONDS = 0.5
 
 REFUSED_AT_ONCE = 64
 """Connections that are being refused; more wait."""
+
+TOO_MANY = "the server has as many connections as it may; keep those that you have open, and try again"
 
 DRY = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -205,6 +209,7 @@ class Door(web.BaseSite):
     def __init__(
         self,
         runner: web.BaseRunner,
+        front: Front,
         listener: socket.socket,
         table: Table,
         place: int = 0,
@@ -212,6 +217,7 @@ class Door(web.BaseSite):
         tally: Tally | None = None,
     ) -> None:
         super().__init__(runner)
+        self._front = front
         self._tally = tally or Tally(None, "")
         self._listener = listener
         self._table = table
@@ -376,7 +382,7 @@ class Door(web.BaseSite):
             return
         self._tally.add(Counter.CONNECTIONS_REFUSED, 1)
         try:
-            taken.send(TOO_MANY)
+            taken.send(too_many(self._front))
             taken.shutdown(socket.SHUT_WR)
         except OSError:
             taken.close()
@@ -392,19 +398,15 @@ class Door(web.BaseSite):
         refused.close()
 
 
-def _too_many() -> bytes:
-    kind = problems.KINDS["overloaded"]
-    detail = "the server has as many connections as it may; keep those that you have open, and try again"
-    body = encode(
-        ProblemDocument(f"{problems.TYPE_PREFIX}overloaded", kind.title, kind.status, detail, instance="connection")
-    )
-    head = (
-        f"HTTP/1.1 {kind.status} Service Unavailable\r\nContent-Type: application/problem+json\r\n"
-        "Cache-Control: no-store\r\nRetry-After: 1\r\nServer: kserve\r\nConnection: close\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-TOO_MANY = _too_many()
-"""What a connection beyond the setting ``max_connections`` gets, without being asked."""
+def too_many(front: Front) -> bytes:
+    """What a connection beyond the setting ``max_connections`` gets, without being asked."""
+    least = front.settings.shedding.retry_after
+    headers = {"Retry-After": str(random.randint(least, 2 * least)), "Connection": "close"}
+    problem = Problem("overloaded", TOO_MANY, headers=headers, close=True)
+    nobody = cast(web.BaseRequest, None)
+    _, head, body = pattern(front.refuse(problem, nobody, REQUEST_ID, front.version()))
+    number = f"{front.prefix}-{next(front.numbers)}".encode()
+    body = body.replace(REQUEST_ID.encode(), number)
+    for gap, text in ((REQUEST_ID, number), (LENGTH, b"%d" % len(body)), (DATE, formatdate(usegmt=True).encode())):
+        head = head.replace(gap.encode(), text)
+    return head + body

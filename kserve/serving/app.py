@@ -91,7 +91,7 @@ async def _serve(made: Made, listener: socket.socket, places: Table, session: Se
     await runner.setup()
     try:
         tally = app[SITE].tally if SITE in app else None
-        door = Door(runner, listener, places, 0, front.settings.max_connections, tally)
+        door = Door(runner, front, listener, places, 0, front.settings.max_connections, tally)
         await door.start()
         if SITE in app:
             app[SITE].seat.open_to("server", door.name)

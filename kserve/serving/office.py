@@ -174,10 +174,11 @@ HEALTH = web.AppKey("health", HostHealth)
 
 async def serve(settings: Settings, listener: socket.socket, places: Table, stopped: asyncio.Event) -> None:
     """An office on that socket until ``stopped``, then drained."""
-    runner = Runner(*make_office(settings, places))
+    app, front = make_office(settings, places)
+    runner = Runner(app, front)
     await runner.setup()
     try:
-        await Door(runner, listener, Table(1), 0, CONNECTIONS).start()
+        await Door(runner, front, listener, Table(1), 0, CONNECTIONS).start()
         await stopped.wait()
     finally:
         await runner.cleanup()

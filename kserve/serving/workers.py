@@ -165,7 +165,7 @@ class WorkerRunner(Runner):
         worker.sockets = []  # or aiohttp would accept from it too
         limit = worker.supervisor.settings.max_connections
         site = self.app[SITE]
-        door = Door(self, listener, worker.supervisor.places, worker.place, limit, site.tally)
+        door = Door(self, site, listener, worker.supervisor.places, worker.place, limit, site.tally)
         site.seat.open_to("server", door.name)
         await door.start()
         if os.getppid() == worker.ppid:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,27 @@ def test_without_descriptors_it_waits_and_goes_on(data: Path) -> None:
         assert server.log().count("accepting connections again") == 1
 
 
+def assert_refused_like_others(server: Served, times: int) -> None:
+    """Those that are one too many are told what all are told who are turned away."""
+    (version,) = server.ready()["versions"]
+    waits, names = set(), set()
+    for _ in range(times):
+        with closing(connect(server)) as (extra,):
+            head, _, body = b"".join(iter(lambda: extra.recv(1 << 16), b"")).decode().partition("\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+        document = json.loads(body)
+        assert (document["type"], document["status"]) == ("urn:kserve:problem:overloaded", 503)
+        assert document["version"] == fields["Kserve-Version"] == version
+        assert document["instance"] == fields["X-Request-Id"]
+        assert int(fields["Content-Length"]) == len(body)
+        assert abs(parsedate_to_datetime(fields["Date"]).timestamp() - time.time()) < 5
+        waits.add(int(fields["Retry-After"]))
+        names.add(fields["X-Request-Id"])
+    assert len(names) == times
+    assert waits <= {2, 3, 4}
+    assert len(waits) > 1
+
+
 def test_connections_are_bounded(data: Path) -> None:
     limits = {"workers": "2", "max_connections": "3"}
     with servers(data, 1, **limits) as (server,), closing(connect(server, 6)) as connections:
@@ -271,6 +293,7 @@ def test_connections_are_bounded(data: Path) -> None:
             status, _, closes = answer(extra)
             assert (status, closes) == (503, True)
             assert extra.recv(1) == b""
+        assert_refused_like_others(server, 20)
         assert {ask(connection)[0] for connection in connections} == {200}
         connections.pop().close()
         until(lambda: sum(worker["connections"] for worker in server.ready()["workers"]) == 5)
