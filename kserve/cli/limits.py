@@ -194,7 +194,8 @@ def _limiter(document: dict[str, Any]) -> str:
         return "nothing: no server of this user has run on this host"
     failed = document["failed_open"]
     full = f"; the table was full {failed:,} times, and admitted all" if failed else ""
-    return f"{_MODES[document['mode']].format(**document)}, {document['buckets']:,} buckets{full}"
+    used = document["buckets"]
+    return f"{_MODES[document['mode']].format(**document)}, {used:,} {'bucket' if used == 1 else 'buckets'}{full}"
 
 
 def _cells(document: dict[str, Any]) -> tuple[str, ...]:

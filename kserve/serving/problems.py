@@ -94,7 +94,7 @@ def not_found(path: str) -> Problem:
 def of_aiohttp(error: web.HTTPException, path: str) -> Problem:
     """The problem for what aiohttp itself refused: an unknown route, an expectation."""
     if error.status == 404:
-        return not_found(path)
+        return Problem("not-found", f"no route {path[:MAX_ECHO]} here; the API is on the port of the scores")
     if error.status == 417:
         return Problem("expectation-failed", "the only expectation that can be met is 100-continue")
     return Problem("malformed-request" if error.status < 500 else "internal", error.reason)

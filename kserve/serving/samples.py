@@ -66,7 +66,7 @@ class Latency(Struct, frozen=True):
 
 
 class Rates(Struct, frozen=True):
-    """Requests a second: all, and by how they ended. The limited are among the refused; the shed are not among the failed."""
+    """Requests a second: all, and by how they ended. The limited are among the refused; the shed have not failed."""
 
     answered: float
     succeeded: float

@@ -45,7 +45,7 @@ class Case:
 
     def share(self, limit: float) -> float:
         """The share that so few profiles cannot exceed by ``few`` of them: a handful never holds a version."""
-        return max(limit, self.limits.few / self.new.profiles)
+        return max(limit, min(self.limits.few / self.new.profiles, 1.0))
 
 
 class Judgement(NamedTuple):
