@@ -72,6 +72,7 @@ def test_those_who_ask_most_come_first(data: Path, limits: Limits) -> None:
     little, _ = Keys(data).create("Little", ["score:read"], tier="partner")
     much, _ = Keys(data).create("Much", ["score:read"], tier="partner")
     limits.take(little.id, TIERS["partner"], 5)
+    assert done("limits", "top", "--seconds", 0).out.endswith(", 1 bucket\n")
     limits.take(much.id, TIERS["partner"], 1500)
     limits.take(much.id, TIERS["partner"], 1500)
     limits.take("deletedkey01", TIERS["partner"], 2)

@@ -456,6 +456,13 @@ def small(nulls: float) -> Comparison:
     return replace(given, old=old, new=replace(new, nulls={"location": 100 + int(nulls)}))
 
 
+def test_no_share_of_few_profiles_is_beyond_all_of_them(make):
+    given = small(0)
+    few = replace(given, new=replace(given.new, profiles=2))
+    assert make(few, comparison=None).share(0.25) == 1.0
+    assert make(few, {"few": 1}).share(0.25) == 0.5
+
+
 @pytest.mark.parametrize("field", FIELDS)
 def test_within_a_limit_it_passes_and_beyond_it_holds(make, field):
     gate, scenario, (within, beyond), looser = FIELDS[field]
