@@ -37,7 +37,8 @@ def measure(run: Run) -> Report:
         urls = {MEMORY: None, REDIS: target.port, GONE: gone.port}
         contenders, servers = {}, {}
         for name, port in urls.items():
-            settings = {} if port is None else {"redis": f"redis://127.0.0.1:{port}/0"}
+            # the only host of a fleet buys nothing
+            settings = {} if port is None else {"redis": f"redis://127.0.0.1:{port}/0", "hosts": 2}
             kserve = stack.enter_context(_servers.kserve(catalog.data, **settings))
             wrk = stack.enter_context(Wrk([kserve.request(f"/v3/scores/{i}") for i in ids]))
             servers[name] = kserve
