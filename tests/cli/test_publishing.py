@@ -174,15 +174,15 @@ def test_one_acceptance_is_not_enough(defaulted: str) -> None:
         (("--accept", "mass"), "usage"),
         (("--accept", "mass= "), "usage"),
         (("--accept", "=why"), "usage"),
-        (("--accept", "nothing=why"), "setting"),
-        (("--accept", "complete=why"), "setting"),
-        (("--accept", "erased=why"), "setting"),
+        (("--accept", "nothing=why"), "usage"),
+        (("--accept", "complete=why"), "usage"),
+        (("--accept", "erased=why"), "usage"),
         (("--accept", "mass=why", "--until", "2020-01-01T00:00:00Z"), "usage"),
         (("--accept", "mass=why", "--until", "soon"), "usage"),
         (("--accept", "mass=why", "--until", "2y"), "usage"),
         (("--declare", "model"), "usage"),
         (("--declare", "colour=red"), "usage"),
-        (("--declare", "model=nobody-registered-it"), "setting"),
+        (("--declare", "model=nobody-registered-it"), "usage"),
     ],
 )
 def test_what_cannot_be_accepted_or_declared_is_refused_first(
@@ -292,7 +292,7 @@ def test_check_as_json_and_against_another(nights: Path) -> None:
     assert result.error()["gates"] == result.json()["held"] == ["fresh"]
     assert run("check", second, "--against", candidate, "--json").error()["slug"] == "unknown-version"
     assert run("check", "20260102T040000Z-00000000", "--json").error()["slug"] == "unknown-version"
-    assert run("check", candidate, "--declare", "model=nobody", "--json").error()["slug"] == "setting"
+    assert run("check", candidate, "--declare", "model=nobody", "--json").error()["slug"] == "usage"
 
 
 def test_the_drawing_shows_where_the_scores_are() -> None:
