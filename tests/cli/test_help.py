@@ -143,10 +143,10 @@ def test_page_lists_every_exit_code() -> None:
 
 
 def test_every_setting_of_the_server_is_a_flag_with_its_help() -> None:
-    """All but those of a publisher, and those that are tables or lists."""
+    """All but those of a publisher, and those that are tables."""
     publishing = {"max_rejects", "require_manifest", "golden", "cadence", "stage", "stage_timeout", "by"}
     flags = {parameter.name: parameter for parameter in COMMANDS["serve"].params}
-    tables = {"gates", "models", "watch", "tiers", "failures", "shedding", "trusted_proxies"}
+    tables = {"gates", "models", "watch", "tiers", "failures", "shedding"}
     assert flags.keys() - {"as_json"} == Settings.model_fields.keys() - publishing - tables
     for name in flags.keys() - {"as_json", "data"}:
         description = Settings.model_fields[name].description
