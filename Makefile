@@ -28,9 +28,12 @@ run: build ## synthetic profiles, two daily snapshots, and their scores on 127.0
 
 build: build/.inplace ## the package in .venv, its extensions compiled in place
 
-test: build .venv/.deps-test ## all tests, the heavy ones last
+# On all cores; tests of one file share servers, and so a process.
+PARALLEL = -n auto --dist loadfile
+
+test: build .venv/.deps-test ## all tests
 	@command -v strace >/dev/null || scripts/apt strace
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m ''
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m '' $(PARALLEL)
 
 drill: build .venv/.deps-test ## the incidents of 2011 and others, replayed, each with a time line
 	DRILLS=all PYTHONSAFEPATH=1 $(BIN)/python -m pytest -m drill -q -rN --capture=no
@@ -57,7 +60,7 @@ FROM_SITE = import kserve, sys; sys.exit("/build/$@/site/" not in kserve.__file_
 
 debug: build/debug/.site .venv/.deps-test ## the suite with bounds checks on
 	@$(IN_SITE) -c '$(FROM_SITE)'
-	$(IN_SITE) -m pytest
+	$(IN_SITE) -m pytest $(PARALLEL)
 
 # libstdc++ is preloaded too: without it ASan cannot wrap the exceptions of C++ libraries that are loaded later.
 # Leaks are not looked for: the interpreter frees little at exit. ASan reports to files, so that those of servers that
@@ -70,7 +73,7 @@ asan: SANITIZER = PYTHONMALLOC=malloc \
 asan: build/asan/.site .venv/.deps-test ## the suite under AddressSanitizer and UBSan
 	@rm -f '$(REPORT)'.*
 	@$(IN_SITE) -c '$(FROM_SITE)'
-	$(IN_SITE) -m pytest -o timeout=600 --capture=sys; status=$$?; cat '$(REPORT)'.* 2>/dev/null && exit 1; exit $$status
+	$(IN_SITE) -m pytest $(PARALLEL) -o timeout=600 --capture=sys; status=$$?; cat '$(REPORT)'.* 2>/dev/null && exit 1; exit $$status
 
 # Compiled by clang, so that libFuzzer, which comes with atheris, sees which branches are taken. What it finds, and the
 # inputs that it has learned from, stay in build/fuzz/found.

@@ -115,7 +115,7 @@ def options_of(name: str) -> set[str]:
     return {option for parameter in found for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
-@pytest.mark.parametrize("name", {name.split()[0] for name in COMMANDS})
+@pytest.mark.parametrize("name", sorted({name.split()[0] for name in COMMANDS}))
 def test_page_lists_every_option(name: str) -> None:
     page = chapter(f"kserve {name}")
     for command in COMMANDS:

@@ -14,6 +14,7 @@ import random
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -174,8 +175,9 @@ class Readers:
 
 def test_23_may_2011(folder):
     line = TimeLine("23 May 2011: half-finished data, most scores defaulted to 1")
-    for day in (1, 2):
-        command("synth", f"day{day}", "--profiles", PROFILES, "--day", day)
+    now = datetime.now(UTC)
+    for day, scored in ((1, now - timedelta(days=1)), (2, now)):
+        command("synth", f"day{day}", "--profiles", PROFILES, "--day", day, "--scored-at", scored.isoformat())
     good = command("publish", "day1", *TAXONOMY, "--first")["version"]
     line.say(f"{good} is published: {PROFILES:,} profiles")
     half_finished(folder / "day2", folder / "half")

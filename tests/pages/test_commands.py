@@ -59,7 +59,11 @@ def test_as_people_see_it(tmp_path: Path) -> None:
     assert secret not in listed
 
 
-@pytest.mark.parametrize("text", ["90d", "12h", "1w", (datetime.now(UTC) + timedelta(days=3)).isoformat()])
+@pytest.mark.parametrize(
+    "text",
+    ["90d", "12h", "1w", (datetime.now(UTC) + timedelta(days=3)).isoformat()],
+    ids=["days", "hours", "weeks", "a time"],
+)
 def test_expiry(tmp_path: Path, text: str) -> None:
     made = create(tmp_path, "--scopes", "console", "--expires", text)
     assert datetime.fromisoformat(made["expires_at"]) > datetime.now(UTC) + timedelta(hours=11)
