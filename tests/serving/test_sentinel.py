@@ -613,6 +613,15 @@ def other_traffic(found: list[Server]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def usual_traffic(found: list[Server]) -> Iterator[None]:
+    """Begun long enough ago to be the comparison."""
+    with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
+        until(lambda: len(load.told) > 500)
+        time.sleep(1)  # the last moments before a switch are of neither side
+        yield
+
+
 def is_judged(data: Path) -> bool:
     return orders(data).state().unjudged is None
 
@@ -623,9 +632,7 @@ def test_other_traffic_does_not_condemn_what_a_human_restored(data: Path, pinned
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
     with servers(data, 2, watch__seconds="4") as found:
-        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
-            until(lambda: len(load.told) > 500)
-            time.sleep(1)  # the last moments before a switch are of neither side
+        with usual_traffic(found):
             orders(data).announce(better, against=good)
             until(lambda: all_serve(data, better))
             orders(data).rollback(why="to be safe", quarantine=False)
@@ -644,9 +651,7 @@ def test_other_traffic_does_not_condemn_what_was_restored_and_unpinned(data: Pat
     good = announced(data)
     bad = placed(data, ruined, 1)
     with servers(data, 2, watch__seconds="4") as found:
-        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
-            until(lambda: len(load.told) > 500)
-            time.sleep(1)  # the last moments before a switch are of neither side
+        with usual_traffic(found):
             orders(data).announce(bad, against=good)
             until(lambda: announced(data) == good)
             until(lambda: all_serve(data, good))
@@ -663,9 +668,7 @@ def test_other_traffic_does_not_condemn_what_is_announced_again(data: Path) -> N
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
     with servers(data, 2, watch__seconds="4") as found:
-        with Load(found, any_id) as load, Campaign(found[0], {"min_score": 10}):
-            until(lambda: len(load.told) > 500)
-            time.sleep(1)  # the last moments before a switch are of neither side
+        with usual_traffic(found):
             orders(data).announce(better, against=good)
             until(lambda: all_serve(data, better))
             orders(data).rollback(why="to be safe", quarantine=False)
