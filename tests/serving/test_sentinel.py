@@ -622,6 +622,14 @@ def usual_traffic(found: list[Server]) -> Iterator[None]:
         yield
 
 
+def roll_back_by_hand(data: Path, found: list[Server], good: str, better: str) -> None:
+    with usual_traffic(found):
+        orders(data).announce(better, against=good)
+        until(lambda: all_serve(data, better))
+        orders(data).rollback(why="to be safe", quarantine=False)
+        until(lambda: all_serve(data, good))
+
+
 def is_judged(data: Path) -> bool:
     return orders(data).state().unjudged is None
 
@@ -632,11 +640,7 @@ def test_other_traffic_does_not_condemn_what_a_human_restored(data: Path, pinned
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
     with servers(data, 2, watch__seconds="4") as found:
-        with usual_traffic(found):
-            orders(data).announce(better, against=good)
-            until(lambda: all_serve(data, better))
-            orders(data).rollback(why="to be safe", quarantine=False)
-            until(lambda: all_serve(data, good))
+        roll_back_by_hand(data, found, good, better)
         if pinned:
             orders(data).unpin(why="looked at it")
             orders(data).pin(why="not tonight")
@@ -668,11 +672,7 @@ def test_other_traffic_does_not_condemn_what_is_announced_again(data: Path) -> N
     good = announced(data)
     better = placed(data, lambda i: fine(i) + 0.25, 1)
     with servers(data, 2, watch__seconds="4") as found:
-        with usual_traffic(found):
-            orders(data).announce(better, against=good)
-            until(lambda: all_serve(data, better))
-            orders(data).rollback(why="to be safe", quarantine=False)
-            until(lambda: all_serve(data, good))
+        roll_back_by_hand(data, found, good, better)
         orders(data).unpin(why="it was good")
         orders(data).announce(better, against=good)
         with other_traffic(found):
